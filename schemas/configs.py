@@ -1,0 +1,238 @@
+"""Dataset and encoder configs: strict YAML into frozen models; an unknown key is named with the allowed ones."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from schemas.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Config(BaseModel):
+    """Base of all configs: frozen; unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PrepareDemo(Config):
+    """Generates the demo: scenes in families that differ only in binding, and short clips of moving objects."""
+
+    kind: Literal["demo"] = "demo"
+    images: Annotated[int, Field(ge=4)] = 2000  # a multiple of the family size
+    videos: Annotated[int, Field(ge=0)] = 240
+    images_per_shard: Positive = 500
+    seed: int = 20_000
+
+
+class PrepareCoco(Config):
+    """Fetches COCO's official archives and packs them into shards."""
+
+    kind: Literal["coco"] = "coco"
+    split: Literal["val2017", "train2017", "karpathy-val", "karpathy-test", "karpathy-train"] = "val2017"
+    images_url: str = "http://images.cocodataset.org/zips"
+    annotations_url: str = "http://images.cocodataset.org/annotations"
+    folder: str = "data/coco"  # archives placed by hand are found here
+    karpathy_file: str | None = None  # dataset_coco.json
+    images_per_shard: Positive = 1000
+
+
+class Captions(Config):
+    """Where the captions of a sample are."""
+
+    members: tuple[str, ...] = ("txt", "json")  # suffixes, in this order; "cls" on request
+    fields: tuple[str, ...] = ("captions", "caption", "text")  # of a JSON member; strings or lists of strings
+
+
+class Queries(Config):
+    """The query log and what is known to be relevant."""
+
+    log: str | None = None  # URL of a .tsv, .jsonl or .parquet; null: the captions of the items
+    ground_truth: Literal["captions", "clicked", "none"] = "captions"
+    fit_fraction: Fraction = 0.2  # share of queries for tuning and fitting, never measured on
+    max_queries: Positive | None = None  # the most frequent ones
+
+
+class Embed(Config):
+    """How shards become vectors. All of it changes the output, so all of it is part of its name."""
+
+    batch_size: Positive = 32
+    frames: Positive = 4  # sampled from a video
+    jpeg_scaling: Literal["exact", "fast"] = (
+        "fast"  # "fast": libjpeg decodes at 1/2, 1/4 or 1/8 where that still covers the target
+    )
+    max_image_bytes: Positive = 64 << 20
+    max_video_bytes: Positive = 512 << 20
+    max_pixels: Positive = 100_000_000
+    max_decode_s: Annotated[float, Field(gt=0)] = 60.0  # per video
+    max_reject_fraction: Fraction = 0.1  # of the dataset; more stops the job
+
+
+class Index(Config):
+    """What the index must promise."""
+
+    key: str = "auto"  # a FAISS factory string, or "auto": autofaiss proposes
+    max_memory: str = "4GB"  # of the serving process
+    recall_target: Annotated[float, Field(gt=0, le=1)] = 0.95  # recall@k against exact search, on text queries
+    recall_k: Positive = 10
+    train_rows: Positive | None = None  # null: autofaiss's heuristic
+    seed: int = 0
+
+
+class Rerank(Config):
+    """How the slow side re-scores the fast side's candidates."""
+
+    depth: Positive = 20  # candidates per query
+    beta: float | Literal["fit", "checkpoint"] = "fit"  # score = slow + beta * fast
+    batch_items: Positive = 32  # pictures encoded at once
+    batch_pairs: Positive = 256  # pairs scored at once
+
+
+class Publish(Config):
+    """What a generation must satisfy before it is served."""
+
+    max_r1_drop: Fraction = 0.05  # below the generation being served, absolute
+    keep: Positive = 5
+
+
+class DatasetConfig(Config):
+    """One dataset and the job over it."""
+
+    name: str
+    shards: tuple[str, ...] = ()  # URLs, brace patterns or globs; empty: what `prepare` writes
+    prepare: Annotated[PrepareDemo | PrepareCoco, Field(discriminator="kind")] | None = None
+    key_scope: Literal["dataset", "shard"] = "dataset"  # "shard": keys are unique only within a shard
+    encoder: str  # a name in configs/encoders, a YAML file, or a checkpoint folder
+    scorer: str | None = None  # the same; null: no rerank
+    captions: Captions = Captions()
+    queries: Queries = Queries()
+    embed: Embed = Embed()
+    index: Index = Index()
+    rerank: Rerank = Rerank()
+    publish: Publish = Publish()
+
+
+class EncoderConfig(Config):
+    """A model by hub id, local folder, or `builtin:<name>` for one shipped with fastslow."""
+
+    path: str
+    revision: str | None = None  # commit on the hub
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the machine has it and vectors agree
+
+
+ConfigType = TypeVar("ConfigType", bound=Config)
+
+
+def folders() -> list[Path]:
+    """Where configs are looked for by name: the working folder first, then those shipped with fastslow."""
+    here = Path(__file__).resolve().parent.parent
+    return [Path("configs"), here / "configs", here / "pipelines" / "configs"]
+
+
+def find(kind: Literal["datasets", "encoders", "train"], name: str) -> Path:
+    """The file of a config given by name or by path.
+
+    Raises:
+      ConfigError: there is none; lists the names there are, nearest first.
+    """
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise ConfigError(f"{name}: no such config file")
+        return Path(name)
+    known: dict[str, Path] = {}
+    for folder in folders():
+        for path in sorted((folder / kind).glob("*.yaml")):
+            known.setdefault(path.stem, path)
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(
+        f"unknown {kind[:-1] if kind != 'train' else 'training config'} {name!r}{hint} Known: {', '.join(sorted(known)) or 'none'}; or give a YAML file"
+    )
+
+
+def parse_setting(text: str) -> tuple[list[str], Any]:
+    """`a.b=value` (value as YAML) -> (["a", "b"], value).
+
+    >>> parse_setting("rerank.depth=50")
+    (['rerank', 'depth'], 50)
+    """
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"setting {text!r}: expected key=value, for example rerank.depth=50")
+    return path.strip().split("."), yaml.safe_load(value)
+
+
+def load(model: type[ConfigType], path: Path, *, settings: Sequence[str] = ()) -> ConfigType:
+    """A config file, with settings laid over it.
+
+    Args:
+      settings: `key.path=value`, from the command line.
+
+    Raises:
+      ConfigError: file, key path, what was expected and what came.
+    """
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {type(value).__name__}")
+    for text in settings:
+        keys, new = parse_setting(text)
+        _set(value, keys, new, text)
+    return parse(model, value, source=str(path))
+
+
+def _set(value: dict[str, Any], keys: list[str], new: Any, text: str) -> None:
+    for key in keys[:-1]:
+        value = value.setdefault(key, {}) if value.get(key) is not None else value.__setitem__(key, {}) or value[key]
+        if not isinstance(value, dict):
+            raise ConfigError(f"setting {text!r}: {key} holds no keys")
+    value[keys[-1]] = new
+
+
+def parse(model: type[ConfigType], value: Any, *, source: str) -> ConfigType:
+    """A config from plain values.
+
+    Raises:
+      ConfigError: the first thing wrong, with its key path.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            allowed = _allowed(model, [str(part) for part in first["loc"][:-1]])
+            raise ConfigError(f"{source}: {where}: unknown key; allowed here: {', '.join(allowed)}") from None
+        if first["type"] == "missing":
+            raise ConfigError(f"{source}: {where}: missing") from None
+        raise ConfigError(
+            f"{source}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+        ) from None
+
+
+def _allowed(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Names allowed at a key path; follows nested models and tagged unions."""
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = [] if field is None else _models(field.annotation)
+        if not inner:  # the tag of a union is a step of its own in pydantic's path
+            continue
+        model = next((m for m in inner if m.__name__.lower().endswith(path[-1].lower())), inner[0])
+    return sorted(model.model_fields)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in getattr(annotation, "__args__", ()) for model in _models(inner)]

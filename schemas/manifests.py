@@ -1,0 +1,223 @@
+"""What a finished unit leaves behind: the commit record that readers trust, and nothing else.
+
+A manifest holds no time of day and no duration: run again, it has the same bytes. (Seconds are kept in the
+generation's manifest, which is about one night and not about content.)
+"""
+
+from typing import Any, Literal, Self
+
+import fsspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from schemas.commits import commit_json, read_json
+from schemas.digests import digest_value
+from schemas.errors import InputError, LedgerError
+
+SCHEMA_VERSION = 1
+
+
+class Manifest(BaseModel):
+    """Base of all manifests: frozen, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+
+    @classmethod
+    def read(cls, url: str) -> Self:
+        """The manifest at `url`.
+
+        Raises:
+          InputError: missing, not JSON, of another kind, or written by a newer version.
+        """
+        value = read_json(url)
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise InputError(
+                f"{url}: schema version {version}, this program knows up to {SCHEMA_VERSION}; upgrade fastslow"
+            )
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise InputError(
+                f"{url}: not a {cls.__name__}: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}"
+            ) from error
+
+    def commit(self, url: str) -> bool:
+        """Creates the manifest if absent; True when this call made it."""
+        return commit_json(url, self.model_dump(mode="json"))
+
+
+class Counts(BaseModel):
+    """The ledger of one shard: every sample seen is a row or a reject.
+
+    Attributes:
+      seen: samples met, the refused ones included (and one for a shard that broke off).
+      embedded: rows written, of which `images` and `videos`.
+      rejected: rows of the rejects table.
+      caption_errors: captions or metadata that could not be read; their pictures are still embedded.
+      ignored_members: tar members that are no part of a sample (folders, links, dot files).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seen: int = Field(ge=0)
+    embedded: int = Field(ge=0)
+    rejected: int = Field(ge=0)
+    images: int = Field(0, ge=0)
+    videos: int = Field(0, ge=0)
+    caption_errors: int = Field(0, ge=0)
+    ignored_members: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.seen != self.embedded + self.rejected or self.embedded != self.images + self.videos:
+            raise LedgerError(f"samples were lost or doubled: {self!r}")
+        return self
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """Field by field."""
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
+
+    @classmethod
+    def zero(cls) -> Self:
+        """Nothing seen yet."""
+        return cls(seen=0, embedded=0, rejected=0)
+
+
+class FileEntry(BaseModel):
+    """A data file as it was committed: name relative to its manifest's folder, rows, size, SHA-256."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    rows: int
+    size_bytes: int
+    sha256: str
+
+
+class EmbeddingManifest(Manifest):
+    """One embedded shard."""
+
+    kind: Literal["embedding"] = "embedding"
+    dataset: str
+    shard: str  # its URL
+    shard_digest: str
+    encoder: str  # fingerprint
+    config_digest: str
+    dims: dict[str, int]  # vector column -> width
+    counts: Counts
+    data: FileEntry
+    rejects: FileEntry
+
+
+class QueriesManifest(Manifest):
+    """The encoded query log: distinct queries, their vectors, their split."""
+
+    kind: Literal["queries"] = "queries"
+    dataset: str
+    source: str  # digest of the log's content
+    encoder: str
+    dims: dict[str, int]
+    logged: int  # rows of the log
+    distinct: int  # rows of the table
+    fit: int  # of which used for tuning and fitting
+    data: FileEntry
+
+
+class IndexManifest(Manifest):
+    """A built and tuned index."""
+
+    kind: Literal["index"] = "index"
+    dataset: str
+    embeddings: str  # digest of the embedding set
+    queries: str  # digest of the query table it was tuned on
+    config_digest: str
+    encoder: str
+    key: str  # FAISS factory string
+    parameters: str  # operating point, e.g. "nprobe=8"
+    rows: int
+    dim: int
+    metric: Literal["inner_product"] = "inner_product"
+    recall: float  # at `recall_k`, tuning queries, against exact search
+    recall_k: int
+    recall_target: float
+    faiss_version: str
+    data: FileEntry
+
+
+class CandidatesManifest(Manifest):
+    """First-stage candidates of every query."""
+
+    kind: Literal["candidates"] = "candidates"
+    dataset: str
+    index: str
+    queries: str
+    depth: int
+    data: FileEntry
+
+
+class ScoresManifest(Manifest):
+    """Pair scores of one shard's candidates."""
+
+    kind: Literal["scores"] = "scores"
+    dataset: str
+    shard: str
+    candidates: str
+    scorer: str
+    pairs: int
+    items: int
+    unscored: int  # pairs whose picture could not be read this time
+    data: FileEntry
+    rejects: FileEntry
+
+
+class RankingsManifest(Manifest):
+    """Final rankings of every query."""
+
+    kind: Literal["rankings"] = "rankings"
+    dataset: str
+    candidates: str
+    encoder: str
+    scorer: str | None
+    beta: float
+    beta_source: str  # "fit", "config", "checkpoint" or "none"
+    queries: int
+    pair_evaluations: int
+    items_encoded: int
+    data: FileEntry
+
+
+class Generation(Manifest):
+    """One published state: everything a reader needs to answer queries, and how good it was measured to be."""
+
+    kind: Literal["generation"] = "generation"
+    dataset: str
+    number: int
+    parent: int | None  # the generation that was served when this one was planned
+    created: str  # UTC, ISO 8601
+    content: str  # digest of all that follows up to `config`; equal content is never published twice
+    embeddings: tuple[str, ...]  # manifests, relative to the root
+    embeddings_digest: str
+    queries: str
+    index: str
+    candidates: str | None
+    rankings: str | None
+    config: dict[str, Any]
+    counts: Counts
+    metrics: dict[str, Any]
+    seconds: dict[str, float]
+
+
+def embedding_set_digest(manifests: list[EmbeddingManifest]) -> str:
+    """The name of a set of embedded shards: what they hold, in any order."""
+    return digest_value(sorted((m.shard_digest, m.encoder, m.data.sha256) for m in manifests))
+
+
+def list_manifests(folder: str) -> list[str]:
+    """URLs of the manifests (`*.json`) directly in a folder, sorted; empty when there is no folder."""
+    fs, path = fsspec.core.url_to_fs(folder)
+    if not fs.exists(path):
+        return []
+    names = [name for name in fs.ls(path, detail=False, refresh=True) if name.endswith(".json")]
+    return sorted(f"{folder}/{name.rsplit('/', 1)[-1]}" for name in names)
