@@ -194,7 +194,9 @@ def load(model: type[ConfigType], path: Path, *, settings: Sequence[str] = ()) -
 
 def _set(value: dict[str, Any], keys: list[str], new: Any, text: str) -> None:
     for key in keys[:-1]:
-        value = value.setdefault(key, {}) if value.get(key) is not None else value.__setitem__(key, {}) or value[key]
+        if value.get(key) is None:
+            value[key] = {}
+        value = value[key]
         if not isinstance(value, dict):
             raise ConfigError(f"setting {text!r}: {key} holds no keys")
     value[keys[-1]] = new

@@ -7,7 +7,8 @@
 <root>/indexes/<dataset>/<digest>/                     index.faiss  tuning.json  manifest.json
 <root>/candidates/<dataset>/<digest>/                  candidates.parquet  manifest.json
 <root>/scores/<dataset>/<digest>/                      one Parquet of pair scores a shard, with its manifest
-<root>/rankings/<dataset>/<digest>/                    rankings.parquet  run.trec  qrels.trec  metrics.json  manifest.json
+<root>/rankings/<dataset>/<digest>/                    rankings.parquet  judgements.parquet  run.trec  qrels.trec
+                                                       metrics.json  manifest.json
 <root>/generations/<dataset>/<number>/manifest.json    what makes up one published state
 <root>/reports/<dataset>/<number>/index.html           self-contained
 <root>/CURRENT/<dataset>                               the generation being served; the only thing ever overwritten
@@ -49,6 +50,16 @@ def shard_stem(url: str) -> str:
 class EmbeddingPaths:
     """The three files of one embedded shard."""
 
+    data: str
+    rejects: str
+    manifest: str
+
+
+@dataclass(frozen=True)
+class ScorePaths:
+    """The files of one shard's pair scores; `pairs` is the work asked for, written before it is done."""
+
+    pairs: str
     data: str
     rejects: str
     manifest: str
@@ -106,6 +117,11 @@ class Layout:
     def scores(self, digest: str) -> str:
         """Folder of pair scores, one file a shard."""
         return self._at("scores", self.dataset, short(digest))
+
+    def score_part(self, digest: str, shard_url: str, shard_digest: str) -> ScorePaths:
+        """The files of one shard's pair scores."""
+        stem = f"{self.scores(digest)}/{shard_stem(shard_url)}-{short(shard_digest)}"
+        return ScorePaths(f"{stem}.pairs.parquet", f"{stem}.parquet", f"{stem}.rejects.parquet", f"{stem}.json")
 
     def rankings(self, digest: str) -> str:
         """Folder of the final rankings of all queries."""

@@ -64,10 +64,10 @@ class Counts(BaseModel):
     seen: int = Field(ge=0)
     embedded: int = Field(ge=0)
     rejected: int = Field(ge=0)
-    images: int = Field(0, ge=0)
-    videos: int = Field(0, ge=0)
-    caption_errors: int = Field(0, ge=0)
-    ignored_members: int = Field(0, ge=0)
+    images: int = Field(default=0, ge=0)
+    videos: int = Field(default=0, ge=0)
+    caption_errors: int = Field(default=0, ge=0)
+    ignored_members: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -184,8 +184,11 @@ class RankingsManifest(Manifest):
     beta_source: str  # "fit", "config", "checkpoint" or "none"
     queries: int
     pair_evaluations: int
+    unscored_pairs: int  # candidates whose picture could not be read; they rank after the scored ones
     items_encoded: int
+    ground_truth: str  # "captions", "clicked" or "none"
     data: FileEntry
+    judgements: FileEntry
 
 
 class Generation(Manifest):

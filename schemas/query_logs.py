@@ -51,9 +51,9 @@ def table_schema(dims: Mapping[str, int], *, encoder: str) -> pa.Schema:
 
 
 def normalise(text: str) -> str:
-    """What makes two queries one: Unicode NFKC, lower case, single spaces.
+    r"""What makes two queries one: Unicode NFKC, lower case, single spaces.
 
-    >>> normalise("  A  Red\\u00a0Circle ")
+    >>> normalise("  A  Red\u00a0Circle ")
     'a red circle'
     """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

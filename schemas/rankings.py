@@ -39,6 +39,16 @@ RANKINGS = pa.schema(
     ]
 )
 
+JUDGEMENTS = pa.schema(
+    [
+        _required("query_id", pa.string()),
+        _required("item_id", pa.int64()),
+        _required("key", pa.string()),
+        _required("modality", pa.string()),
+    ]
+)
+"""What is known to be relevant, one row a pair, of every judged query whether it has candidates or not."""
+
 
 def trec_run(rows: Iterable[tuple[str, str, int]], *, depth: int, tag: str) -> str:
     """A TREC run: `query Q0 document rank score tag`, one line a result.

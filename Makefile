@@ -1,0 +1,66 @@
+# fastslow: `make` prints this help; every target installs what it needs on first use.
+DATASET ?= demo
+ROOT    ?= build
+ARGS    ?=
+PYTHON  ?= python3.11
+
+VENV  := .venv
+STAMP := $(VENV)/.installed
+RUN   := $(VENV)/bin/fastslow
+
+# make index DATASET=flickr8k SHARDS='/data/flickr8k-test-*.tar' QUERIES=/data/flickr8k_test.tsv ENCODER=... SCORER=...
+OPTIONS := --root $(ROOT) $(if $(SHARDS),--shards '$(SHARDS)') $(if $(QUERIES),--queries $(QUERIES)) \
+	$(if $(ENCODER),--encoder $(ENCODER)) $(if $(SCORER),--scorer $(SCORER)) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help index search test test-slow check format bench lock wheel clean
+
+help:  ## print this help
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "  DATASET=demo ROOT=build SHARDS= QUERIES= ENCODER= SCORER= ARGS='--set rerank.depth=50'"
+
+$(STAMP): requirements.txt setup.py
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or give PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.8' || echo "uv is not to be had; plain pip will take longer"
+	@if [ -x $(VENV)/bin/uv ]; then \
+	  $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.txt && \
+	  $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .; \
+	else \
+	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt && \
+	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $@
+
+index: $(STAMP)  ## embed, index, rerank, evaluate and publish DATASET; only what changed is done
+	@$(RUN) reindex $(DATASET) $(OPTIONS)
+
+search: $(STAMP)  ## ask the published index: make search Q='a red circle left of a blue square'
+	@$(RUN) search $(DATASET) '$(Q)' --root $(ROOT)
+
+test: $(STAMP)  ## lint, types and the default tests
+	@$(MAKE) --no-print-directory check
+	@$(VENV)/bin/python -m pytest -n 2 -m 'not slow and not gpu'
+
+test-slow: $(STAMP)  ## the slow tests
+	@$(VENV)/bin/python -m pytest -m 'slow and not gpu'
+
+check: $(STAMP)  ## ruff and mypy
+	@$(VENV)/bin/ruff format --check --quiet . && $(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/mypy schemas encoders pipelines
+
+format: $(STAMP)  ## format and fix what can be fixed
+	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
+
+bench: $(STAMP)  ## speed and memory as ratios, written to benchmarks/results
+	@$(VENV)/bin/python -m benchmarks.bench_embed --write && $(VENV)/bin/python -m benchmarks.bench_memory --write
+
+lock: $(STAMP)  ## solve setup.py and requirements.in into requirements.txt
+	@$(VENV)/bin/uv pip compile --quiet --upgrade --python $(VENV)/bin/python setup.py requirements.in --no-header \
+	  --no-annotate --no-emit-index-url -o requirements.txt
+
+wheel: $(STAMP)  ## build the wheel and the source package shipped to workers
+	@$(VENV)/bin/python -m build --no-isolation --outdir dist .
+
+clean:  ## remove the environment and what was built (data/ is kept)
+	rm -rf $(VENV) build dist *.egg-info

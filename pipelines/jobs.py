@@ -1,0 +1,69 @@
+"""From names on a command line to a Job: configs found and read, overrides laid over them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from schemas.configs import DatasetConfig, EncoderConfig, find, load
+from schemas.errors import ConfigError
+from schemas.jobs import Job
+from schemas.layout import Layout
+
+
+def resolve_job(
+    dataset: str,
+    *,
+    root: str,
+    shards: Sequence[str] = (),
+    queries: str | None = None,
+    encoder: str | None = None,
+    scorer: str | None = None,
+    settings: Sequence[str] = (),
+    beam_args: Sequence[str] = (),
+) -> Job:
+    """The job that a command line describes.
+
+    Args:
+      dataset: a name in configs/datasets, or a YAML file.
+      root: output root, a folder or fsspec URL.
+      shards: replace the config's shards (and what it would prepare).
+      queries: replaces the config's query log.
+      encoder: replaces the config's encoder; where the config uses one model for both sides, it becomes the
+        scorer as well.
+      scorer: replaces the config's scorer; "none" switches reranking off.
+      settings: `key.path=value` laid over the dataset config.
+
+    Raises:
+      ConfigError: a name is unknown or a value does not fit.
+    """
+    config = load(DatasetConfig, find("datasets", dataset), settings=settings)
+    shared = config.scorer == config.encoder
+    changes: dict[str, object] = {}
+    if shards:
+        changes |= {"shards": tuple(shards), "prepare": None}
+    if queries:
+        changes["queries"] = config.queries.model_copy(update={"log": queries})
+    if encoder:
+        changes["encoder"] = encoder
+    if scorer or (encoder and shared):
+        changes["scorer"] = None if scorer == "none" else scorer or encoder
+    config = config.model_copy(update=changes)
+    return Job(
+        dataset=config,
+        encoder=resolve_encoder(config.encoder),
+        scorer=resolve_encoder(config.scorer) if config.scorer else None,
+        layout=Layout(root, config.name),
+        beam_args=tuple(beam_args),
+    )
+
+
+def resolve_encoder(name: str) -> EncoderConfig:
+    """A model by config name, YAML file, checkpoint folder or `builtin:<name>`.
+
+    Raises:
+      ConfigError: none of these.
+    """
+    if name.startswith("builtin:") or Path(name, "config.json").is_file():
+        return EncoderConfig(path=name)
+    if Path(name).is_dir():
+        raise ConfigError(f"{name}: no config.json in this folder; expected a checkpoint as save_pretrained writes it")
+    return load(EncoderConfig, find("encoders", name))
