@@ -21,6 +21,7 @@ setup(
         "altair>=6",
         "apache-beam==2.77.0",
         "autofaiss==2.18.0",
+        "braceexpand>=0.1.7",
         "av>=15",
         "faiss-cpu>=1.9,<1.14",  # 1.14 breaks autofaiss 2.18: OPQMatrix(d, M=...) is a TypeError
         "fsspec",
@@ -35,6 +36,7 @@ setup(
         "pyyaml>=6",
         "rich>=14",
         "safetensors>=0.5",
+        "sentencepiece>=0.2",  # the original SigLIP tokenizers
         "simplejpeg>=1.8",
         "tenacity>=9",
         "torch>=2.11,<2.14",

@@ -78,6 +78,7 @@ class Index(Config):
 
     key: str = "auto"  # a FAISS factory string, or "auto": autofaiss proposes
     max_memory: str = "4GB"  # of the serving process
+    build_memory: str = "16GB"  # of the machine that builds; a build that needs more is refused before it starts
     recall_target: Annotated[float, Field(gt=0, le=1)] = 0.95  # recall@k against exact search, on text queries
     recall_k: Positive = 10
     train_rows: Positive | None = None  # null: autofaiss's heuristic

@@ -96,6 +96,18 @@ class FileEntry(BaseModel):
     sha256: str
 
 
+class PreparedManifest(Manifest):
+    """Shards made from a source, and the query log beside them."""
+
+    kind: Literal["prepared"] = "prepared"
+    dataset: str
+    config: dict[str, Any]  # the `prepare` part of the dataset config
+    shards: tuple[FileEntry, ...]
+    queries: FileEntry
+    counts: dict[str, int]  # what was packed, and what was missing or left over
+    missing: tuple[str, ...] = ()  # the first of the items that should have been there
+
+
 class EmbeddingManifest(Manifest):
     """One embedded shard."""
 

@@ -59,15 +59,15 @@ def trec_run(rows: Iterable[tuple[str, str, int]], *, depth: int, tag: str) -> s
     Args:
       rows: (query id, key, rank from 1).
     """
-    return "".join(f"{query} Q0 {_word(key)} {rank} {depth + 1 - rank} {tag}\n" for query, key, rank in rows)
+    return "".join(f"{query} Q0 {trec_word(key)} {rank} {depth + 1 - rank} {tag}\n" for query, key, rank in rows)
 
 
 def trec_qrels(rows: Iterable[tuple[str, str]]) -> str:
     """TREC judgements: `query 0 document 1`, one line a relevant pair."""
-    return "".join(f"{query} 0 {_word(key)} 1\n" for query, key in rows)
+    return "".join(f"{query} 0 {trec_word(key)} 1\n" for query, key in rows)
 
 
-def _word(key: str) -> str:
+def trec_word(key: str) -> str:
     """A key as one word: white space would break the columns, so it is percent-encoded."""
     return "".join(f"%{ord(c):02X}" if c.isspace() or c == "%" else c for c in key) if _unsafe(key) else key
 

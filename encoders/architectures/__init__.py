@@ -1,0 +1,1 @@
+"""The published systems, one file each; blocks they share are in encoders/layers.py."""

@@ -1,0 +1,133 @@
+"""Blocks shared by the architectures: attention, transformer blocks, a convolutional grid, attention pooling.
+
+Letters: B batch, L words, M memory tokens, C width, A heads, H W pixels.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Attention(nn.Module):
+    """Multi-head attention of (B, L, C) over a memory of (B, M, C_memory)."""
+
+    def __init__(self, width: int, heads: int, memory_width: int | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(memory_width or width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        memory: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        rows: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attends.
+
+        Args:
+          x: (B, L, C).
+          memory: (B, M, C_memory), or with `rows` (any, M, C_memory).
+          mask: bool, (B, M), True where memory may be looked at; with `rows` its first axis is memory's.
+          rows: int64 (B,), the row of memory that each row of x looks at. Keys and values are then computed once
+            a memory row, however many rows of x share it.
+        """
+        key, value = (self._heads(part) for part in self.key_value(memory).chunk(2, dim=-1))  # (., A, M, C/A)
+        if rows is not None:
+            key, value = key[rows], value[rows]
+            mask = mask[rows] if mask is not None else None
+        attended = functional.scaled_dot_product_attention(
+            self._heads(self.query(x)),
+            key,
+            value,
+            attn_mask=mask[:, None, None, :] if mask is not None else None,
+            dropout_p=self.dropout if self.training else 0.0,
+        )  # (B, A, L, C/A)
+        out: torch.Tensor = self.out(attended.transpose(1, 2).flatten(2))
+        return out
+
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; with `memory_width`, cross-attention between self-attention and the MLP."""
+
+    def __init__(self, width: int, heads: int, memory_width: int | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.self_norm = nn.LayerNorm(width)
+        self.self_attention = Attention(width, heads, dropout=dropout)
+        self.cross_norm = nn.LayerNorm(width) if memory_width else None
+        self.cross_attention = Attention(width, heads, memory_width, dropout) if memory_width else None
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        memory: torch.Tensor | None = None,
+        memory_mask: torch.Tensor | None = None,
+        memory_rows: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """(B, L, C) -> (B, L, C); `mask` bool (B, L); memory as in Attention. Bidirectional."""
+        normed = self.self_norm(x)
+        x = x + self.dropout(self.self_attention(normed, normed, mask))
+        if self.cross_attention is not None and self.cross_norm is not None:
+            if memory is None:
+                raise ValueError("a block with cross-attention needs a memory")
+            x = x + self.dropout(self.cross_attention(self.cross_norm(x), memory, memory_mask, memory_rows))
+        out: torch.Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
+        return out
+
+
+class ConvGrid(nn.Module):
+    """Convolutions that halve a picture until one token is left for each cell of a grid."""
+
+    def __init__(self, image_size: int, grid: int, width: int) -> None:
+        super().__init__()
+        halvings = (image_size // grid).bit_length() - 1
+        if grid << halvings != image_size or halvings < 1:
+            raise ValueError(f"image size {image_size}: expected grid {grid} times a power of two")
+        layers: list[nn.Module] = []
+        channels = 3
+        for halving in range(halvings):
+            out = max(width >> (halvings - 1 - halving), min(32, width))
+            layers += [
+                nn.Conv2d(channels, out, 3, stride=2, padding=1),
+                nn.GroupNorm(max(1, out // 16), out),
+                nn.GELU(),
+            ]
+            channels = out
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, width, 1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, grid * grid, C), row by row from the top left."""
+        grid: torch.Tensor = self.layers(pixels)  # (B, C, grid, grid)
+        return grid.flatten(2).transpose(1, 2)
+
+
+class AttentionPool(nn.Module):
+    """One learnt question to all tokens; starts as their mean."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.question = nn.Parameter(torch.zeros(1, 1, width))
+        self.norm = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, M, C) -> (B, C); `mask` bool (B, M)."""
+        question = self.question.expand(len(tokens), -1, -1)
+        answer: torch.Tensor = self.attention(question, self.norm(tokens), mask)
+        return answer[:, 0]
+
+
+def masked_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of (B, L, C) over the places where `mask` (bool (B, L)) is True."""
+    weight = mask[:, :, None].to(tokens.dtype)
+    return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)

@@ -1,0 +1,184 @@
+"""A model with its tokenizer and pixel spec, from a training config and the words of the captions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from encoders.architectures.loopitr import LoopITRConfig, LoopITRModel
+from encoders.backbones import build_backbone, load_backbone
+from encoders.base import PixelSpec
+from encoders.pixels import HALF, read_spec
+from schemas.errors import ModelError
+from schemas.training import LoopITRSettings, TrainConfig
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@dataclass(frozen=True)
+class Built:
+    """Everything of a model before training.
+
+    Attributes:
+      pretrained: learning-rate factor by tower, for towers that come with weights.
+    """
+
+    model: LoopITRModel
+    tokenizer: PreTrainedTokenizerFast
+    spec: PixelSpec
+    pretrained: dict[str, float]
+
+
+def build(config: TrainConfig, words: Sequence[str]) -> Built:
+    """The model of a config, seeded.
+
+    Args:
+      words: of the training captions; the vocabulary of a text encoder trained from nothing.
+
+    Raises:
+      ModelError: a backbone cannot be had.
+    """
+    settings = config.model
+    torch.manual_seed(config.seed)
+    vision = load_backbone(settings.vision, part="vision") if settings.vision else None
+    text = load_backbone(settings.text, part="text") if settings.text else None
+    tokenizer = load_tokenizer(settings.text) if settings.text else word_tokenizer(words, max_words=settings.max_words)
+    text_config = (
+        text[0] if text else small_text_config(settings, vocabulary=len(tokenizer), pad=tokenizer.pad_token_id)
+    )
+    spec = pixel_spec(settings)
+    frame_tokens, width = settings.grid**2, settings.visual_width
+    if vision:
+        frame_tokens, width = _feature_shape(vision[0], spec)
+    model = LoopITRModel(
+        LoopITRConfig(
+            vision_config=vision[0] if vision else None,
+            text_config=text_config,
+            frame_tokens=frame_tokens,
+            backbone_width=width,
+            **settings.model_dump(exclude={"architecture", "vision", "text", "small_text"}),
+        )
+    )
+    pretrained = {}
+    if vision:
+        model.vision.load_state_dict(vision[1])
+        pretrained["vision"] = config.optimizer.vision_lr_factor
+    if text:
+        model.text.load_state_dict(text[1])
+        pretrained["text"] = config.optimizer.text_lr_factor
+    else:
+        start_small_text(model.text, std=settings.position_std)
+    return Built(model, tokenizer, spec, pretrained)
+
+
+def pixel_spec(settings: LoopITRSettings) -> PixelSpec:
+    """How a model will want its pictures: as its vision backbone does; squashed to the input otherwise."""
+    if settings.vision and Path(settings.vision).is_dir():
+        return read_spec(Path(settings.vision), family="Siglip")
+    return PixelSpec(settings.image_size, settings.image_size, "squash", 0, "bilinear", HALF, HALF)
+
+
+def start_small_text(text: nn.Module, *, std: float) -> None:
+    """First weights of a text encoder trained from nothing: words and places on one scale, or places go unseen."""
+    for module in text.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+        elif isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+
+
+def small_text_config(settings: LoopITRSettings, *, vocabulary: int, pad: int) -> dict[str, object]:
+    """Config of the BERT that `small_text` describes."""
+    small = settings.small_text
+    return {
+        "model_type": "bert",
+        "vocab_size": vocabulary,
+        "hidden_size": small.width,
+        "num_hidden_layers": small.layers,
+        "num_attention_heads": small.heads,
+        "intermediate_size": 4 * small.width,
+        "max_position_embeddings": settings.max_words,
+        "type_vocab_size": 1,
+        "pad_token_id": pad,
+        "hidden_dropout_prob": small.dropout,
+        "attention_probs_dropout_prob": small.dropout,
+    }
+
+
+def word_tokenizer(words: Sequence[str], *, max_words: int) -> PreTrainedTokenizerFast:
+    """A tokenizer with one token a word, lower case, [CLS] before and [SEP] after the text."""
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *sorted(set(words) - set(SPECIAL))])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")]
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=core,
+        model_max_length=max_words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a pretrained text backbone.
+
+    Raises:
+      ModelError: it has none, or one without padding and mask tokens.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(path)  # type: ignore[assignment]
+    except (OSError, ValueError) as error:
+        raise ModelError(f"text backbone {path}: {error}") from error
+    if tokenizer.pad_token_id is None or tokenizer.mask_token_id is None:
+        raise ModelError(f"text backbone {path}: expected a tokenizer with padding and mask tokens (BERT-like)")
+    return tokenizer
+
+
+def preprocessor_config(spec: PixelSpec) -> dict[str, object]:
+    """A preprocessor_config.json that says what a PixelSpec says."""
+    resamples = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+    size = {"height": spec.height, "width": spec.width}
+    cut = spec.resize == "crop"
+    return {
+        "do_resize": True,
+        "size": {"shortest_edge": spec.shortest_edge} if cut else size,
+        "do_center_crop": cut,
+        **({"crop_size": size} if cut else {}),
+        "resample": resamples[spec.resample],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+    }
+
+
+def token_categories(tokenizer: PreTrainedTokenizerFast, categories: dict[str, Sequence[str]]) -> torch.Tensor | None:
+    """Category of each token, int64 (vocabulary,), -1 for none; None where there are no categories."""
+    if not categories:
+        return None
+    table = torch.full((len(tokenizer),), -1, dtype=torch.int64)
+    for number, name in enumerate(sorted(categories)):
+        for word in categories[name]:
+            token = tokenizer.convert_tokens_to_ids(word)
+            if token != tokenizer.unk_token_id:
+                table[token] = number
+    return table
+
+
+def _feature_shape(vision_config: dict[str, object], spec: PixelSpec) -> tuple[int, int]:
+    """(tokens of a frame, their width) that a vision backbone makes."""
+    backbone = build_backbone(vision_config).train(False)
+    with torch.inference_mode():
+        features = backbone(pixel_values=torch.zeros(1, 3, spec.height, spec.width)).last_hidden_state
+    return (features[0, 0].numel(), features.shape[1]) if features.ndim == 4 else (features.shape[1], features.shape[2])

@@ -1,0 +1,135 @@
+"""A whole training run: build, loop, export. Run again, it says that it is done, or goes on where it was."""
+
+import json
+import logging
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from encoders.training.batches import Source
+from encoders.training.build import Built, build, preprocessor_config
+from encoders.training.loop import Listener, Progress, accelerator_of, best_weights, fit
+from encoders.training.validate import Recall, validate
+from schemas.digests import digest_value
+from schemas.training import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
+
+
+def train(
+    config: TrainConfig,
+    source: Source,
+    out: Path,
+    *,
+    resume: bool = True,
+    listener: Listener | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Trains and exports a checkpoint folder.
+
+    It holds config.json, model.safetensors, the tokenizer's files, preprocessor_config.json and training.json.
+
+    Args:
+      config: of the run.
+      source: of the data.
+      out: the folder; `out`/checkpoints is used on the way.
+      resume: go on from checkpoints found there.
+      device: "cpu" keeps the run off the GPU.
+
+    Returns:
+      What training.json holds.
+
+    Raises:
+      ModelError: a backbone cannot be had; the loss is not a number.
+      InputError: a checkpoint found is of another model.
+    """
+    folder = out / "checkpoints"
+    digest = run_digest(config, source.digest)
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    built = build(config, source.words())
+    accelerator = accelerator_of(config, device)
+    progress = fit(
+        built, config, source, folder=folder / digest[:16], accelerator=accelerator, resume=resume, listener=listener
+    )
+    built.model.load_state_dict(best_weights(folder / digest[:16]))
+    result = validate(
+        built.model,
+        source.validation(),
+        tokenizer=built.tokenizer,
+        spec=built.spec,
+        depth=config.validation.depth,
+        max_queries=5 * config.validation.max_queries,
+    )
+    record = _record(config, built, progress, result, digest=digest, data_digest=source.digest)
+    if accelerator.is_main_process:
+        export(config, built, record, out)
+        shutil.rmtree(folder)
+    accelerator.wait_for_everyone()
+    return record
+
+
+def run_digest(config: TrainConfig, data_digest: str) -> str:
+    """Names a run by all that its result depends on."""
+    return digest_value(
+        {"config": config.model_dump(mode="json", exclude={"workers", "log_every"}), "data": data_digest}
+    )
+
+
+def finished(out: Path, digest: str) -> dict[str, Any] | None:
+    """The record of the run of this digest, if `out` holds its result."""
+    path = out / "training.json"
+    if not path.is_file():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record if record.get("digest") == digest else None
+
+
+def export(config: TrainConfig, built: Built, record: dict[str, Any], out: Path) -> None:
+    """Writes the checkpoint folder; training.json, written last, says that it is whole."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "training.json").unlink(missing_ok=True)
+    built.model.cpu().to(getattr(torch, config.export_dtype)).save_pretrained(out)
+    built.tokenizer.save_pretrained(out)
+    text = json.dumps(preprocessor_config(built.spec), indent=2, sort_keys=True)
+    (out / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
+    partial = out / ".training.json"
+    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    partial.replace(out / "training.json")
+
+
+def _record(
+    config: TrainConfig, built: Built, progress: Progress, result: Recall, *, digest: str, data_digest: str
+) -> dict[str, Any]:
+    cuda = next(built.model.parameters()).is_cuda
+    return {
+        "name": config.name,
+        "digest": digest,
+        "data_digest": data_digest,
+        "command": " ".join(["python -m pipelines.training_job", *sys.argv[1:]]),
+        "seed": config.seed,
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "seconds": round(progress.seconds, 1),
+        "device": torch.cuda.get_device_name() if cuda else f"CPU {platform.machine()}",
+        "parameters": sum(parameter.numel() for parameter in built.model.parameters()),
+        "metrics": result.as_dict(),
+        "fusion_beta": result.beta,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
+        "history": progress.history,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,201 @@
+"""Builds one index: train on a fair sample, fill with explicit ids, write; the same bytes when run again.
+
+Memory: the index, the training sample, and one part at a time. Measured with FAISS 1.13.2: IVF and PQ
+training and filling give the same bytes with one and two threads; building an HNSW graph does not promise
+that, so graphs are built on one thread.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.index.parts import Parts, sample
+from pipelines.index.plan import IndexPlan
+from pipelines.index.proposal import Proposal, empty_index, human, parse_bytes, quiet_autofaiss
+from schemas.configs import Index
+from schemas.errors import IndexBuildError, LedgerError
+
+log = logging.getLogger(__name__)
+
+CODEBOOK_ROWS = 10_000
+"""Least sample for a quantizer: 256 centroids x 39 points, below which FAISS warns."""
+
+MAX_ROWS_WITHOUT_LISTS = 65_536
+"""Sample for kinds without inverted lists: FAISS uses at most 256 points for each of 256 centroids."""
+
+
+def training_rows(key: str, rows: int, config: Index) -> int:
+    """Vectors to train on: `config.train_rows`, else autofaiss's heuristic (100 for each list)."""
+    from autofaiss.external.optimize import get_optimal_train_size
+
+    if config.train_rows is not None:
+        return min(config.train_rows, rows)
+    if "IVF" not in key and "IMI" not in key:
+        return min(rows, MAX_ROWS_WITHOUT_LISTS)
+    with quiet_autofaiss():
+        # No memory is passed: the result must not depend on the machine.
+        advised = int(get_optimal_train_size(rows, key, None, None))
+    return min(rows, max(advised, CODEBOOK_ROWS))
+
+
+def refuse_too_little_memory(plan: IndexPlan, proposal: Proposal, train_rows: int, config: Index) -> None:
+    """Checks `config.build_memory` before any long work.
+
+    Raises:
+      IndexBuildError: says what the build would need.
+    """
+    cap = parse_bytes(config.build_memory, what="index.build_memory")
+    part = max(m.data.rows for m in plan.parts) * plan.dim * (2 + 4)  # float16 as read, float32 as used
+    training = int(train_rows * plan.dim * 4 * 2.5)  # the sample, its transformed copy, scratch
+    needed = proposal.estimated_bytes + max(part, training)
+    if needed > cap:
+        raise IndexBuildError(
+            f"building {proposal.key!r} over {plan.rows} vectors of width {plan.dim} needs about {human(needed)} "
+            f"(index {human(proposal.estimated_bytes)}, training sample {human(training)}, part {human(part)}): "
+            f"index.build_memory is {human(cap)}; raise it, lower index.train_rows or index.max_memory, or make "
+            "smaller shards"
+        )
+
+
+def build(plan: IndexPlan, proposal: Proposal, *, train_rows: int, seed: int) -> Any:
+    """A trained and filled FAISS index.
+
+    Args:
+      plan: its parts have been checked (`parts.check`).
+      train_rows: size of the training sample.
+      seed: of the sample and of clustering.
+
+    Raises:
+      IndexBuildError: FAISS cannot train this kind on these rows.
+      LedgerError: it does not hold as many vectors as the manifests say.
+    """
+    index = empty_index(proposal.key, plan.dim)
+    if not index.is_trained:
+        train(index, sample(plan.part_urls, train_rows, seed=seed).vectors, key=proposal.key, seed=seed)
+    index = with_ids(index)
+    fill(index, Parts(plan.part_urls))
+    if index.ntotal != plan.rows:
+        raise LedgerError(f"the index holds {index.ntotal} vectors, the manifests say {plan.rows}")
+    return index
+
+
+def train(index: Any, vectors: np.ndarray, *, key: str, seed: int) -> None:
+    """Trains in place.
+
+    Args:
+      vectors: float32 (rows, width).
+
+    Raises:
+      IndexBuildError: too few rows for the key, or a kind FAISS cannot train.
+    """
+    log.info("training %s on %d vectors", key, len(vectors))
+    _seed(index, seed)
+    try:
+        _train_graph_of_centroids(index, vectors)
+        index.train(vectors)
+    except RuntimeError as error:
+        raise IndexBuildError(
+            f"FAISS cannot train {key!r} on {len(vectors)} vectors of width {vectors.shape[1]}: "
+            f"{str(error).strip().splitlines()[-1]}; choose a smaller index.key or auto"
+        ) from error
+
+
+def with_ids(index: Any) -> Any:
+    """The index itself where it stores ids, else wrapped in a map that does."""
+    import faiss
+
+    inner = faiss.downcast_index(index)
+    while isinstance(inner, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(inner.index)
+    if isinstance(inner, (faiss.IndexIVF, faiss.IndexIDMap)):
+        return index
+    return faiss.IndexIDMap2(index)
+
+
+def fill(index: Any, parts: Parts) -> None:
+    """Adds all vectors under their item ids, in the order of the parts."""
+    with threads(1 if _has_graph_of_items(index) else None):
+        for block in parts:
+            index.add_with_ids(np.ascontiguousarray(block.vectors), block.ids)
+
+
+def write(index: Any, path: Path) -> None:
+    """Writes the file that `faiss.read_index` opens."""
+    import faiss
+
+    faiss.write_index(index, str(path))
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """FAISS's threads within the block; None leaves them as they are."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _layers(index: Any) -> Sequence[Any]:
+    """The index and all it is made of, from the outside in."""
+    import faiss
+
+    whole = faiss.downcast_index(index)  # not rebound: the caller may hold no other reference
+    inner = []
+    if isinstance(whole, (faiss.IndexIDMap, faiss.IndexPreTransform)):
+        inner = [whole.index]
+    elif isinstance(whole, faiss.IndexRefine):
+        inner = [whole.base_index, whole.refine_index]
+    return [whole, *(layer for each in inner for layer in _layers(each))]
+
+
+def _seed(index: Any, seed: int) -> None:
+    for layer in _layers(index):
+        for owner in (layer, getattr(layer, "pq", None)):
+            clustering = getattr(owner, "cp", None)
+            if clustering is not None:
+                clustering.seed = seed + 1  # FAISS takes any int; 0 is ours to use
+                clustering.min_points_per_centroid = 1  # else it writes to stderr; the sample's size is recorded
+
+
+def _has_graph_of_items(index: Any) -> bool:
+    import faiss
+
+    graphs = (faiss.IndexHNSW, faiss.IndexNSG, faiss.IndexNNDescent)
+    return any(isinstance(layer, graphs) for layer in _layers(index))
+
+
+def _train_graph_of_centroids(index: Any, vectors: np.ndarray) -> None:
+    """Trains the coarse centroids of `IVF<n>_HNSW<m>` kinds and builds their graph on one thread.
+
+    FAISS would cluster and build the graph in one call; done apart, clustering uses all threads and the graph
+    still has the same bytes each time. `index.train` then finds the quantizer ready and trains the rest.
+    """
+    import faiss
+
+    inner = faiss.downcast_index(index)
+    if isinstance(inner, faiss.IndexPreTransform):
+        for number in range(inner.chain.size()):
+            link = inner.chain.at(number)
+            if not link.is_trained:
+                link.train(vectors)
+            vectors = link.apply(vectors)
+        inner = faiss.downcast_index(inner.index)
+    if not isinstance(inner, faiss.IndexIVF):
+        return
+    quantizer = faiss.downcast_index(inner.quantizer)
+    if not isinstance(quantizer, faiss.IndexHNSWFlat):
+        return
+    clustering = faiss.Clustering(inner.d, inner.nlist, inner.cp)
+    clustering.train(vectors, faiss.IndexFlat(inner.d, inner.metric_type))
+    centroids = faiss.vector_to_array(clustering.centroids).reshape(inner.nlist, inner.d)
+    with threads(1):
+        quantizer.add(centroids)
+    quantizer.is_trained = True

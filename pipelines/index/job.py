@@ -1,0 +1,84 @@
+"""The index stage: plan, refuse, propose, build, reopen, tune, publish; a finished index is skipped at once."""
+
+import logging
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from pipelines.index.plan import IndexPlan, pending, plan_index, promise
+from schemas.commits import encode_json, publish_bytes, publish_file, staging
+from schemas.digests import digest_file, digest_value
+from schemas.jobs import Job
+from schemas.manifests import FileEntry, IndexManifest
+
+log = logging.getLogger(__name__)
+
+FILE = "index.faiss"
+
+
+def run(job: Job, embedding_manifest_urls: Sequence[str], queries_manifest_url: str) -> str:
+    """Builds and tunes the index of a set of embedding parts, unless it is there.
+
+    Returns:
+      URL of the index manifest. Beside it: `index.faiss`, `tuning.json` (see `tune.Tuning`) and
+      `timings.json` (milliseconds per query as measured on this machine, the only file that differs between runs).
+
+    Raises:
+      InputError, StaleError: the parts cannot be indexed together (see `plan_index` and `parts.check`).
+      ConfigError: `index.key` or a size in the config makes no sense.
+      IndexBuildError: nothing fits into the memory allowed, or the recall target is out of reach.
+    """
+    plan = plan_index(job, embedding_manifest_urls, queries_manifest_url)
+    if not pending(plan):
+        log.info("index %s is there", plan.manifest_url)
+        return plan.manifest_url
+    with staging() as folder:
+        manifest = _make(job, plan, folder)
+        for name in (FILE, "tuning.json", "timings.json"):
+            publish_file(folder / name, f"{plan.folder}/{name}")
+    manifest.commit(plan.manifest_url)
+    log.info("index %s: %s at %s, recall %.4f", plan.manifest_url, manifest.key, manifest.parameters, manifest.recall)
+    return plan.manifest_url
+
+
+def _make(job: Job, plan: IndexPlan, folder: Path) -> IndexManifest:
+    """Index, tuning and timings as local files in `folder`, and the manifest to be committed last."""
+    from pipelines.index import build, parts
+    from pipelines.index.proposal import propose
+    from pipelines.index.search import Searcher, read_file
+    from pipelines.index.tune import tune
+
+    config = job.dataset.index
+    proposal = propose(plan.rows, plan.dim, config)
+    train_rows = build.training_rows(proposal.key, plan.rows, config)
+    build.refuse_too_little_memory(plan, proposal, train_rows, config)
+    parts.check(plan.part_urls, dim=plan.dim)
+    log.info("building %s: %s", proposal.key, proposal.reason)
+    index = build.build(plan, proposal, train_rows=train_rows, seed=config.seed)
+    build.write(index, folder / FILE)
+    del index
+    reopened = read_file(folder / FILE)  # what is measured is what will be served
+    tuning, times = tune(Searcher(reopened, {}), plan, proposal, train_rows=train_rows, config=config)
+    publish_bytes(encode_json(tuning.model_dump(mode="json")), str(folder / "tuning.json"))
+    publish_bytes(encode_json({"ms_per_query": times}), str(folder / "timings.json"))
+    return IndexManifest(
+        dataset=job.layout.dataset,
+        embeddings=plan.embeddings_digest,
+        queries=plan.queries.data.sha256,
+        config_digest=digest_value(promise(config)),
+        encoder=plan.parts[0].encoder,
+        key=proposal.key,
+        parameters=tuning.chosen,
+        rows=plan.rows,
+        dim=plan.dim,
+        recall=tuning.recall,
+        recall_k=config.recall_k,
+        recall_target=config.recall_target,
+        faiss_version=version("faiss-cpu"),
+        data=FileEntry(
+            name=FILE,
+            rows=plan.rows,
+            size_bytes=(folder / FILE).stat().st_size,
+            sha256=digest_file(str(folder / FILE)),
+        ),
+    )

@@ -1,0 +1,127 @@
+"""The vectors of embedding parts as blocks, read again each time they are walked; memory is bounded by one part."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.index.plan import LEVEL
+from schemas.embeddings import part_url, read_parts, refuse_bad_vectors
+from schemas.errors import InputError, StaleError
+from schemas.manifests import EmbeddingManifest
+from schemas.parquet import vectors
+
+BLOCK_ROWS = 1 << 15
+"""Rows handed out at once: 64 MiB of float32 at width 512, and enough for a matrix product to run at full speed."""
+
+
+class Block(NamedTuple):
+    """Some items: ids int64 (rows,) and vectors float32 (rows, width)."""
+
+    ids: np.ndarray
+    vectors: np.ndarray
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The vectors behind embedding manifests; may be iterated any number of times.
+
+    Attributes:
+      urls: embedding manifests, in the order wanted.
+    """
+
+    urls: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Block]:
+        """All rows in order, in blocks of at most `BLOCK_ROWS` rows."""
+        for part in read_parts(self.urls, ["item_id"], level=LEVEL):
+            ids = part.table.column("item_id").to_numpy()
+            for start in range(0, len(ids), BLOCK_ROWS):
+                yield Block(ids[start : start + BLOCK_ROWS], part.vectors[start : start + BLOCK_ROWS])
+
+
+def check(urls: Sequence[str], *, dim: int) -> None:
+    """Reads everything once and refuses what would spoil an index, before any long work.
+
+    Raises:
+      InputError: a vector that is not finite, not of norm 1 or not `dim` wide; an id used twice; an empty key.
+      StaleError: a data file made by another encoder than its manifest says.
+    """
+    all_ids = []
+    for url, part in zip(urls, read_parts(urls, ["item_id", "key"], level=LEVEL), strict=True):
+        made_by = (part.table.schema.metadata or {}).get(b"fastslow.encoder", b"").decode()
+        if made_by != part.manifest.encoder:
+            raise StaleError(
+                f"{part_url(url, part.manifest)}: made by encoder {made_by[:16] or 'unknown'}, its manifest says "
+                f"{part.manifest.encoder[:16]}; remove both to have them made again"
+            )
+        if part.vectors.shape[1] != dim:
+            raise InputError(f"{part_url(url, part.manifest)}: vectors are {part.vectors.shape[1]} wide, not {dim}")
+        refuse_bad_vectors(part.vectors, part.table.column("key").to_pylist(), column=LEVEL)
+        all_ids.append(part.table.column("item_id").to_numpy())
+    ids = np.sort(np.concatenate(all_ids)) if all_ids else np.empty(0, np.int64)
+    twice = ids[1:][ids[1:] == ids[:-1]]
+    if twice.size:
+        _name_duplicate(urls, int(twice[0]))
+    if ids.size and ids[0] < 0:
+        raise InputError(f"item id {ids[0]}: expected 0 or more; ids are made by schemas.ids.item_id")
+
+
+def _name_duplicate(urls: Sequence[str], number: int) -> None:
+    """Says where an id is used twice; a second read, but only on the way to an error."""
+    places: list[str] = []
+    for part in read_parts(urls, ["item_id", "key", "shard"], level=LEVEL):
+        rows = np.flatnonzero(part.table.column("item_id").to_numpy() == number)
+        places += [f"{part.table['key'][row]} in {part.table['shard'][row]}" for row in rows]
+    raise InputError(
+        f"item id {number} is used {len(places)} times: {'; '.join(places[:3])}. Keys must be unique in a dataset; "
+        "set `key_scope: shard` in the dataset config when they are unique only within a shard"
+    )
+
+
+def sample(urls: Sequence[str], count: int, *, seed: int) -> Block:
+    """A fair sample over all parts: every row has the same chance, none is drawn twice.
+
+    Only row groups that hold a drawn row are read, one at a time.
+
+    Args:
+      count: rows wanted; all rows when there are fewer.
+
+    Returns:
+      The rows in the order of the parts.
+    """
+    manifests = [EmbeddingManifest.read(url) for url in urls]
+    sizes = np.array([m.data.rows for m in manifests], dtype=np.int64)
+    total = int(sizes.sum())
+    drawn = np.sort(np.random.default_rng(seed).choice(total, size=min(count, total), replace=False))
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    blocks = [Block(np.empty(0, np.int64), np.empty((0, manifests[0].dims[LEVEL]), np.float32))]
+    for number, (url, manifest) in enumerate(zip(urls, manifests, strict=True)):
+        rows = drawn[(drawn >= starts[number]) & (drawn < starts[number + 1])] - starts[number]
+        if rows.size:
+            blocks.extend(_read_rows(part_url(url, manifest), rows))
+    return Block(np.concatenate([b.ids for b in blocks]), np.concatenate([b.vectors for b in blocks]))
+
+
+def _read_rows(url: str, rows: np.ndarray) -> Iterator[Block]:
+    """Chosen rows (ascending) of one Parquet file."""
+    fs, path = fsspec.core.url_to_fs(url)
+    try:
+        with fs.open(path, "rb") as stream:
+            file = pq.ParquetFile(stream)
+            first = 0
+            for group in range(file.metadata.num_row_groups):
+                last = first + file.metadata.row_group(group).num_rows
+                inside = rows[(rows >= first) & (rows < last)] - first
+                if inside.size:
+                    table = file.read_row_group(group, columns=["item_id", LEVEL])
+                    yield Block(table.column("item_id").to_numpy()[inside], vectors(table.column(LEVEL))[inside])
+                first = last
+    except FileNotFoundError:
+        raise InputError(f"{url}: not found") from None
+    except (pa.ArrowException, KeyError) as error:
+        raise InputError(f"{url}: cannot be read as Parquet ({error})") from error

@@ -1,0 +1,267 @@
+"""Opens an index and searches it: memory-mapped, at its tuned operating point, from any number of threads."""
+
+import logging
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.index.exact import sort_hits
+from schemas.digests import digest_file
+from schemas.errors import InputError
+from schemas.manifests import IndexManifest
+
+log = logging.getLogger(__name__)
+
+EXTRA = 16
+"""Hits fetched beyond k, so that ties at the k-th place are cut by id and not by chance."""
+
+Point = Mapping[str, int]
+"""Operating point: FAISS's names (`faiss.ParameterSpace` understands the same) and values."""
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """An open index. Searching changes nothing in it, so one Searcher serves all threads.
+
+    Attributes:
+      index: the FAISS index.
+      point: operating point used when `search` is given none.
+      manifest: what the index was built from and promises; None for a bare file.
+    """
+
+    index: Any
+    point: Point
+    manifest: IndexManifest | None = None
+
+    @property
+    def keeps_whole_vectors(self) -> bool:
+        """Whether the index's scores are inner products with the vectors themselves."""
+        import faiss
+
+        inner = faiss.downcast_index(self.index)
+        while isinstance(inner, faiss.IndexIDMap):
+            inner = faiss.downcast_index(inner.index)
+        return isinstance(inner, (faiss.IndexFlat, faiss.IndexIVFFlat, faiss.IndexHNSWFlat, faiss.IndexRefineFlat))
+
+    def search(self, vectors: np.ndarray, k: int, *, point: Point | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest items by the index's own scores.
+
+        For kinds that keep vectors whole a score is the inner product up to float32 rounding; for compressed
+        kinds it is an approximation: `exact.rescore` gives the exact ones where the embedding parts are at hand.
+
+        Args:
+          vectors: float32 (Q, width).
+          k: 1 or more.
+          point: overrides the tuned one.
+
+        Returns:
+          scores float32 (Q, K), falling, and ids int64 (Q, K), equal scores by smaller id, K = min(k, items).
+          Every place is filled: where the lists probed hold fewer than K items, more are probed.
+
+        Raises:
+          InputError: k below 1, vectors of another width, or not finite.
+        """
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        if k < 1:
+            raise InputError(f"k: expected 1 or more, got {k}")
+        if vectors.ndim != 2 or vectors.shape[1] != self.index.d:
+            raise InputError(f"queries: expected shape (Q, {self.index.d}), got {vectors.shape}")
+        if not np.isfinite(vectors).all():
+            raise InputError("queries: expected finite numbers; one of the vectors holds NaN or infinity")
+        width = min(k, self.index.ntotal)
+        scores, ids = np.empty((len(vectors), width), np.float32), np.empty((len(vectors), width), np.int64)
+        todo = np.arange(len(vectors))
+        chosen, fetch = dict(self.point if point is None else point), min(k + EXTRA, self.index.ntotal)
+        while todo.size and width:
+            found_scores, found = sort_hits(*self._raw(vectors[todo], fetch, chosen))
+            short = (found[:, width - 1] < 0) & (fetch <= self.index.ntotal)
+            # A tie that reaches the end of what was fetched may go on behind it.
+            tied = (found_scores[:, width - 1] == found_scores[:, -1]) & (fetch < self.index.ntotal) & ~short
+            done = ~(short | tied)
+            scores[todo[done]], ids[todo[done]] = found_scores[done, :width], found[done, :width]
+            if tied.any():
+                done_ids = np.flatnonzero(tied)
+                more = min(fetch * 4, self.index.ntotal)
+                s, i = self._until_no_tie(vectors[todo[done_ids]], width, more, chosen)
+                scores[todo[done_ids]], ids[todo[done_ids]] = s, i
+            todo = todo[short]
+            if todo.size:
+                wider = widen(self.index, chosen)
+                if wider == chosen:
+                    scores[todo], ids[todo] = self._exhaustive(vectors[todo], width)
+                    break
+                chosen = wider
+        return scores, ids
+
+    def _raw(self, vectors: np.ndarray, fetch: int, point: Point) -> tuple[np.ndarray, np.ndarray]:
+        """FAISS's answer; empty places have id -1 and score -inf."""
+        scores, ids = self.index.search(vectors, fetch, params=search_parameters(self.index, point))
+        scores[ids < 0] = -np.inf
+        return scores, ids
+
+    def _until_no_tie(self, vectors: np.ndarray, width: int, fetch: int, point: Point) -> tuple[np.ndarray, np.ndarray]:
+        """Fetches more until the last hit is worse than the one at `width`, or nothing is left."""
+        scores, ids = sort_hits(*self._raw(vectors, fetch, point))
+        tied = scores[:, width - 1] == scores[:, -1]
+        if fetch < self.index.ntotal and tied.any():
+            more = min(fetch * 4, self.index.ntotal)
+            scores[tied, :width], ids[tied, :width] = self._until_no_tie(vectors[tied], width, more, point)
+        return scores[:, :width], ids[:, :width]
+
+    def _exhaustive(self, vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """For graphs that do not reach every item: all items are looked at."""
+        import faiss
+
+        outer = faiss.downcast_index(self.index)
+        inner = faiss.downcast_index(outer.index) if isinstance(outer, faiss.IndexIDMap) else outer
+        if not isinstance(outer, faiss.IndexIDMap) or not hasattr(inner, "storage"):
+            raise InputError(f"{type(inner).__name__}: gave fewer than {width} of {self.index.ntotal} items")
+        scores, places = inner.storage.search(vectors, self.index.ntotal)
+        scores, ids = sort_hits(scores, faiss.vector_to_array(outer.id_map)[places])
+        return scores[:, :width], ids[:, :width]
+
+
+def open_index(url: str, *, cache: Path | None = None) -> Searcher:
+    """Opens a finished index, memory-mapped where its kind allows.
+
+    Args:
+      url: its folder or manifest, anywhere fsspec reads. A remote file is fetched once and checked.
+      cache: folder for fetched files; default: `fastslow/indexes` in the user's cache folder.
+
+    Raises:
+      InputError: no manifest, no file, or a file that is not what the manifest says.
+    """
+    manifest_url = url if url.endswith(".json") else f"{url.rstrip('/')}/manifest.json"
+    manifest = IndexManifest.read(manifest_url)
+    data_url = f"{manifest_url.rsplit('/', 1)[0]}/{manifest.data.name}"
+    index = read_file(_local_file(data_url, manifest, cache))
+    if index.ntotal != manifest.rows or index.d != manifest.dim:
+        raise InputError(
+            f"{data_url}: {index.ntotal} vectors of width {index.d}, its manifest says {manifest.rows} x {manifest.dim}"
+        )
+    return Searcher(index, parse_point(manifest.parameters), manifest)
+
+
+def read_file(path: Path) -> Any:
+    """A FAISS file, its inverted lists memory-mapped.
+
+    Raises:
+      InputError: FAISS cannot read it.
+    """
+    import faiss
+
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    except RuntimeError as error:
+        raise InputError(f"{path}: not a FAISS index: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _local_file(url: str, manifest: IndexManifest, cache: Path | None) -> Path:
+    fs, path = fsspec.core.url_to_fs(url)
+    if not fs.exists(path):
+        raise InputError(f"{url}: not found, though its manifest is there; remove the manifest to have it made again")
+    if isinstance(fs, LocalFileSystem):
+        local = Path(path)
+    else:
+        base = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastslow" / "indexes"
+        local = base / f"{manifest.data.sha256}.faiss"
+        if not local.exists():
+            _fetch(fs, path, local, sha256=manifest.data.sha256, url=url)
+    size = local.stat().st_size
+    if size != manifest.data.size_bytes:
+        raise InputError(f"{local}: {size} bytes, its manifest says {manifest.data.size_bytes}; remove it")
+    return local
+
+
+def _fetch(fs: Any, path: str, local: Path, *, sha256: str, url: str) -> None:
+    """Copies a remote file; it appears under its name only when its digest is right."""
+    log.info("fetching %s", url)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    half = local.with_suffix(f".{uuid.uuid4().hex}.tmp")
+    try:
+        fs.get_file(path, str(half))
+        if digest_file(str(half)) != sha256:
+            raise InputError(f"{url}: content differs from its manifest (sha256 {sha256[:16]}...)")
+        half.replace(local)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def format_point(point: Point) -> str:
+    """An operating point as text, as FAISS's ParameterSpace takes it.
+
+    >>> format_point({"nprobe": 8, "quantizer_efSearch": 16})
+    'nprobe=8,quantizer_efSearch=16'
+    """
+    return ",".join(f"{name}={value}" for name, value in point.items())
+
+
+def parse_point(text: str) -> dict[str, int]:
+    """The inverse of `format_point`.
+
+    >>> parse_point("nprobe=8")
+    {'nprobe': 8}
+
+    Raises:
+      InputError: not of that form.
+    """
+    try:
+        return {name: int(value) for name, value in (item.split("=") for item in text.split(",") if item)}
+    except ValueError:
+        raise InputError(f"operating point: expected name=number,name=number, got {text!r}") from None
+
+
+def search_parameters(index: Any, point: Point) -> Any:
+    """FAISS's SearchParameters for an operating point, through maps, transforms and refinement; None for none.
+
+    They are passed with each search, so that the index is never changed.
+    """
+    import faiss
+
+    whole = faiss.downcast_index(index)  # not rebound: the caller may hold no other reference
+    if isinstance(whole, faiss.IndexIDMap):
+        return search_parameters(whole.index, point)
+    if isinstance(whole, faiss.IndexPreTransform):
+        return faiss.SearchParametersPreTransform(index_params=search_parameters(whole.index, point))
+    if isinstance(whole, faiss.IndexRefine):
+        inner = search_parameters(whole.base_index, point)
+        return faiss.IndexRefineSearchParameters(k_factor=float(point["k_factor_rf"]), base_index_params=inner)
+    if isinstance(whole, faiss.IndexIVF):
+        if "quantizer_efSearch" in point:
+            graph = faiss.SearchParametersHNSW(efSearch=point["quantizer_efSearch"])
+            return faiss.SearchParametersIVF(nprobe=point["nprobe"], quantizer_params=graph)
+        return faiss.SearchParametersIVF(nprobe=point["nprobe"])
+    if isinstance(whole, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(efSearch=point["efSearch"])
+    return None
+
+
+def limits(index: Any) -> dict[str, int]:
+    """What can be tuned, with the value beyond which nothing more is looked at; empty for exhaustive kinds."""
+    import faiss
+
+    rows = int(index.ntotal)
+    whole = faiss.downcast_index(index)  # not rebound: the caller may hold no other reference
+    if isinstance(whole, (faiss.IndexIDMap, faiss.IndexPreTransform)):
+        return limits(whole.index)
+    if isinstance(whole, faiss.IndexRefine):
+        return {**limits(whole.base_index), "k_factor_rf": max(1, rows)}
+    if isinstance(whole, faiss.IndexIVF):
+        graph = isinstance(faiss.downcast_index(whole.quantizer), faiss.IndexHNSW)
+        return {"nprobe": whole.nlist, **({"quantizer_efSearch": 2 * whole.nlist} if graph else {})}
+    if isinstance(whole, faiss.IndexHNSW):
+        return {"efSearch": max(1, rows)}
+    return {}
+
+
+def widen(index: Any, point: Point) -> dict[str, int]:
+    """The point with everything doubled, up to the limits."""
+    most = limits(index)
+    return {name: min(2 * value, max(value, most.get(name, value))) for name, value in point.items()}

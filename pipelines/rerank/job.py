@@ -1,0 +1,245 @@
+"""The rerank stage: every candidate pair scored by the slow side, fused with the fast score, ranked and written.
+
+Neither torch nor Beam is imported when nothing is to be scored.
+"""
+
+import functools
+import logging
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines import progress
+from pipelines.embed.plan import EmbedPlan
+from pipelines.rerank.fusion import Pairs, Ranked, fit_beta, fuse, qrels_lines, rank, relevant_pairs, run_lines
+from pipelines.rerank.ground_truth import judge
+from pipelines.rerank.plan import (
+    Places,
+    ShardTask,
+    fill_scores,
+    locate,
+    manifest_digest,
+    plan_shards,
+    rankings_digest,
+    read_candidates,
+    read_queries,
+    scores_digest,
+    to_score,
+)
+from schemas.commits import exists, publish_file, read_json, staging
+from schemas.errors import ConfigError, GateError, StaleError
+from schemas.jobs import Job
+from schemas.manifests import CandidatesManifest, QueriesManifest, RankingsManifest, ScoresManifest
+from schemas.parquet import entry, write_table
+from schemas.rankings import JUDGEMENTS, RANKINGS
+
+logger = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 1 << 20
+"""Rows of one row group of the rankings: 64 MB or so."""
+
+
+class Beta(NamedTuple):
+    """The weight of the fast side and where it comes from: "config", "checkpoint", "fit" or "none"."""
+
+    value: float
+    source: str
+
+
+def run(
+    job: Job,
+    embed_plan: EmbedPlan,
+    candidates_manifest_url: str,
+    queries_manifest_url: str,
+    *,
+    lanes: int | None = None,
+) -> str:
+    """Ranks the candidates of every query, unless that was done; run again, it goes on where it stopped.
+
+    Without a scorer the rankings are the candidates in the order of the fast side. A candidate whose picture is gone
+    or cannot be decoded is a reject beside the scores; it keeps a place behind the scored ones of its query.
+
+    Args:
+      embed_plan: what `pipelines.embed.job.run` returned.
+      lanes: threads a worker uses; None: one per core.
+
+    Returns:
+      URL of the `RankingsManifest`; beside it rankings.parquet (`rankings.RANKINGS`), judgements.parquet
+      (`rankings.JUDGEMENTS`), run.trec and qrels.trec.
+
+    Raises:
+      StaleError: candidates, queries and embeddings do not belong together.
+      GateError: more of the candidates' pictures could not be read than `embed.max_reject_fraction` allows.
+      ConfigError: beta is to come from a checkpoint that has none.
+      OSError: a shard cannot be read now.
+    """
+    candidates = CandidatesManifest.read(candidates_manifest_url)
+    queries_manifest = QueriesManifest.read(queries_manifest_url)
+    if candidates.queries != queries_manifest.data.sha256:
+        raise StaleError(
+            f"{candidates_manifest_url}: found for other queries than {queries_manifest_url}; search again"
+        )
+    names = manifest_digest(candidates), manifest_digest(queries_manifest)
+    scorer = _fingerprint(job)
+    scores = scores_digest(job, *names, scorer) if scorer else None
+    beta = _configured_beta(job)
+    digest = rankings_digest(job, *names, scores=scores, beta=beta.value if beta else "fit")
+    folder = job.layout.rankings(digest)
+    manifest_url = f"{folder}/manifest.json"
+    if exists(manifest_url):
+        return manifest_url
+
+    _, queries = read_queries(queries_manifest_url)
+    query_ids = queries.column("query_id").combine_chunks()
+    pairs = read_candidates(candidates_manifest_url, candidates, query_ids)
+    shards = [(shard.url, shard.paths.manifest) for shard in embed_plan.shards]
+    places = locate(shards, np.unique(pairs.item_id))
+    done: list[ScoresManifest] = []
+    if scores and scorer:
+        wanted = to_score(pairs, job.dataset.rerank.depth)
+        tasks = plan_shards(job, scores, names[0], shards, places=places, pairs=wanted, queries=queries)
+        done = _score(job, tasks, scorer, lanes)
+        _refuse_too_many_gone(job, done, job.layout.scores(scores))
+        pairs = fill_scores(pairs, [task.paths.data for task in tasks], query_ids)
+    judgements = judge(job.dataset.queries.ground_truth, queries, embed_plan.manifests)
+    beta = beta or _fit(pairs, judgements, queries)
+    logger.info("ranking by slow + %.6g * fast (%s)", beta.value, beta.source)
+    ranked = rank(pairs, fuse(pairs, beta.value))
+    _write_rankings(f"{folder}/rankings.parquet", pairs, ranked, places, query_ids)
+    with write_table(f"{folder}/judgements.parquet", JUDGEMENTS) as table:
+        table.write({name: judgements.column(name).combine_chunks() for name in JUDGEMENTS.names})
+    keys = _keys(places, pairs.item_id[ranked.order])
+    ids = query_ids.take(pa.array(pairs.query[ranked.order]))
+    _publish(f"{folder}/run.trec", run_lines(ids, keys, ranked.rank, depth=candidates.depth, tag="fastslow"))
+    relevant = (judgements.column(name).combine_chunks() for name in ("query_id", "key"))
+    _publish(f"{folder}/qrels.trec", qrels_lines(*relevant))
+    RankingsManifest(
+        dataset=job.dataset.name,
+        candidates=names[0],
+        encoder=queries_manifest.encoder,
+        scorer=scorer,
+        beta=beta.value,
+        beta_source=beta.source,
+        queries=len(query_ids),
+        pair_evaluations=sum(manifest.pairs for manifest in done),
+        unscored_pairs=sum(manifest.unscored for manifest in done),
+        items_encoded=sum(manifest.items for manifest in done),
+        ground_truth=job.dataset.queries.ground_truth,
+        data=entry(f"{folder}/rankings.parquet"),
+        judgements=entry(f"{folder}/judgements.parquet"),
+    ).commit(manifest_url)
+    return manifest_url
+
+
+def _fingerprint(job: Job) -> str | None:
+    if job.scorer is None:
+        return None
+    from encoders.precision import fingerprint_of
+
+    return fingerprint_of(job.scorer, job.layout)
+
+
+def _configured_beta(job: Job) -> Beta | None:
+    """Beta as far as it is known before anything is scored; None when it is to be fitted.
+
+    Raises:
+      ConfigError: it is to come from a checkpoint that has none.
+    """
+    wanted = job.dataset.rerank.beta
+    if job.scorer is None:
+        return Beta(0.0, "none")
+    if wanted == "fit":
+        return None
+    if wanted != "checkpoint":
+        return Beta(float(wanted), "config")
+    from encoders.sources import resolve
+
+    folder = resolve(job.scorer)
+    for name in ("training.json", "config.json"):
+        if (folder / name).is_file():
+            found = read_json(str(folder / name)).get("fusion_beta")
+            if isinstance(found, int | float) and not isinstance(found, bool):
+                return Beta(float(found), "checkpoint")
+    raise ConfigError(
+        f"rerank.beta: checkpoint: expected a number fusion_beta in training.json or config.json of {job.scorer.path}, "
+        "found none; set rerank.beta to a number or to fit"
+    )
+
+
+def _score(job: Job, tasks: Sequence[ShardTask], scorer: str, lanes: int | None) -> list[ScoresManifest]:
+    """Scores what is not scored yet; the manifests of all tasks."""
+    pending = [task for task in tasks if not exists(task.paths.manifest)]
+    if pending and job.scorer is not None:
+        from encoders.precision import pinned
+        from encoders.registry import load_scorer
+        from pipelines.rerank.shard import Recipe
+        from pipelines.rerank.transforms import score_shards
+
+        recipe = Recipe(scorer, job.dataset.rerank, job.dataset.embed)
+        # the dtype is settled here, so that no worker chooses differently
+        load = functools.partial(load_scorer, pinned(job.scorer, job.layout), layout=job.layout)
+        total = sum(task.pairs for task in pending)
+        logger.info("scoring %d pairs of %d of %d shards", total, len(pending), len(tasks))
+        with progress.watch(f"rerank {job.dataset.name}", total=total, unit="pairs"):
+            counters = score_shards(pending, recipe, load=load, beam_args=job.beam_args, lanes=lanes)
+        logger.info("scored: %s", ", ".join(f"{name} {number}" for name, number in sorted(counters.items())))
+    return [ScoresManifest.read(task.paths.manifest) for task in tasks]
+
+
+def _refuse_too_many_gone(job: Job, done: Sequence[ScoresManifest], folder: str) -> None:
+    """A few lost pictures are a fact of life; many are a fault of the machine, and not to be made permanent."""
+    gone, items = sum(m.rejects.rows for m in done), sum(m.items + m.rejects.rows for m in done)
+    allowed = job.dataset.embed.max_reject_fraction
+    if gone > allowed * items:
+        raise GateError(
+            f"{gone} of {items} candidates could not be read any more ({gone / items:.1%}), expected at most "
+            f"{allowed:.1%}; each is a row of *.rejects.parquet in {folder}. When the shards are back, remove that "
+            "folder and run again; or accept it with the setting embed.max_reject_fraction"
+        )
+
+
+def _fit(pairs: Pairs, judgements: pa.Table, queries: pa.Table) -> Beta:
+    """Beta from the judged queries of the fit split; never from a test query."""
+    fit = queries.column("split").to_numpy() == "fit"
+    relevant, judged = relevant_pairs(pairs, judgements, queries.column("query_id").combine_chunks())
+    mine = fit[pairs.query]
+    some = Pairs(*(column[mine] for column in pairs))
+    found = fit_beta(some, relevant[mine], int((fit & judged).sum()))
+    if found is None:
+        logger.warning("no judged query in the fit split: ranking by the slow score alone (beta 0)")
+        return Beta(0.0, "none")
+    return Beta(found, "fit")
+
+
+def _keys(places: Places, item_id: np.ndarray) -> pa.Array:
+    rows = np.searchsorted(places.item_id, item_id)
+    return places.table.column("key").combine_chunks().take(pa.array(rows))
+
+
+def _write_rankings(url: str, pairs: Pairs, ranked: Ranked, places: Places, query_ids: pa.Array) -> None:
+    with write_table(url, RANKINGS) as writer:
+        for begin in range(0, len(ranked.order), ROWS_AT_ONCE):
+            piece = slice(begin, begin + ROWS_AT_ONCE)
+            rows = ranked.order[piece]
+            writer.write(
+                {
+                    "query_id": query_ids.take(pa.array(pairs.query[rows])),
+                    "item_id": pairs.item_id[rows],
+                    "key": _keys(places, pairs.item_id[rows]),
+                    "rank": ranked.rank[piece],
+                    "fast_rank": pairs.fast_rank[rows],
+                    "fast_score": pairs.fast[rows],
+                    "slow_score": pa.array(pairs.slow[rows], from_pandas=True),  # NaN: not scored
+                    "score": ranked.score[piece],
+                }
+            )
+
+
+def _publish(url: str, lines: Iterable[bytes]) -> None:
+    with staging() as folder:
+        local = folder / "data"
+        with local.open("wb") as stream:
+            stream.writelines(lines)
+        publish_file(local, url)

@@ -1,0 +1,1 @@
+"""WebDataset shards: which there are, what is in them, and where each byte lies."""

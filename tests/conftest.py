@@ -1,0 +1,65 @@
+"""Fixtures for all tests: one torch thread, no network for models, tiny models made once a session."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Read when torch and huggingface_hub are imported, so tests that need neither do not pay for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Callable[[str], Path]:
+    """name ("clip", "siglip", "siglip2", "xclip", "blip", "loopitr") -> folder of a tiny model; made once."""
+    # By path: an installed distribution may bring its own top-level `tests` package.
+    spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).parent / "encoders" / "tiny_models.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tiny_models = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny_models)
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = getattr(tiny_models, f"make_{name.removeprefix('fastslow-')}")(
+                tmp_path_factory.mktemp(f"tiny-{name}")
+            )
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tiny_model) -> Path:
+    return tiny_model("clip")
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip(tiny_model) -> Path:
+    return tiny_model("siglip")
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip2(tiny_model) -> Path:
+    return tiny_model("siglip2")
+
+
+@pytest.fixture(scope="session")
+def tiny_xclip(tiny_model) -> Path:
+    return tiny_model("xclip")
+
+
+@pytest.fixture(scope="session")
+def tiny_blip(tiny_model) -> Path:
+    return tiny_model("blip")
+
+
+@pytest.fixture(scope="session")
+def tiny_loopitr(tiny_model) -> Path:
+    return tiny_model("loopitr")

@@ -1,0 +1,274 @@
+"""The network looks where it should and nowhere else; every part learns; a checkpoint comes back as it was."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import MobileNetV2Config, ViTConfig
+
+from encoders.architectures.loopitr import LoopITREncoder, LoopITRModel, LoopITRObjective
+from encoders.base import DualEncoder, PairScorer
+from encoders.training.batches import Inputs, tokenise
+from encoders.training.build import build, preprocessor_config
+from schemas.configs import parse
+from schemas.errors import ModelError
+from schemas.training import TrainConfig
+
+WORDS = ["a", "red", "blue", "circle", "square", "left", "of"]
+CPU = torch.device("cpu")
+
+
+def tiny(**model) -> TrainConfig:
+    shape = {
+        "image_size": 16,
+        "grid": 2,
+        "visual_width": 16,
+        "visual_layers": 1,
+        "visual_heads": 2,
+        "small_text": {"width": 16, "layers": 1, "heads": 2},
+        "fusion_layers": 2,
+        "fusion_heads": 2,
+        "embedding_dim": 8,
+        "max_words": 12,
+    }
+    value = {"name": "tiny", "steps": 2, "batch_size": 4, "model": {**shape, **model}, "data": {"kind": "scenes"}}
+    return parse(TrainConfig, value, source="test")
+
+
+@pytest.fixture(scope="module")
+def built():
+    made = build(tiny(), WORDS)
+    made.model.eval()
+    return made
+
+
+@pytest.fixture(scope="module")
+def encoder(built, tmp_path_factory) -> LoopITREncoder:
+    folder = tmp_path_factory.mktemp("loopitr")
+    built.model.save_pretrained(folder)
+    built.tokenizer.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(built.spec)))
+    return LoopITREncoder(folder, dtype=torch.float32, device=CPU, fingerprint="f" * 64)
+
+
+def pixels(count: int, frames: int = 1, seed: int = 0) -> torch.Tensor:
+    values = np.random.default_rng(seed).integers(0, 256, (count, frames, 16, 16, 3), np.uint8)
+    return torch.from_numpy(values)
+
+
+def fused_cls(model: LoopITRModel, ids: torch.Tensor, mask: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.fuse(model.encode_text(ids, mask)[0], mask, tokens)[:, 0]
+
+
+def test_the_last_word_reaches_the_matching_head(built):
+    ids, mask = tokenise(built.tokenizer, ["a red circle left of a blue square"] * 2, max_words=12, device=CPU)
+    ids[1, -2] = built.tokenizer.convert_tokens_to_ids("circle")
+    tokens = torch.randn(1, 4, 16).expand(2, -1, -1)
+    cls = fused_cls(built.model, ids, mask, tokens)
+    assert (cls[0] - cls[1]).abs().max() > 1e-3
+
+
+def test_the_last_word_reaches_the_matching_head_within_the_fusion_layers_alone(built):
+    states, mask = torch.randn(1, 6, 16), torch.ones(1, 6, dtype=torch.bool)
+    other = states.clone()
+    other[:, -1] = torch.randn(16)
+    tokens = torch.randn(1, 4, 16)
+    with torch.inference_mode():
+        a, b = (built.model.fuse(one, mask, tokens)[:, 0] for one in (states, other))
+    assert (a - b).abs().max() > 1e-3
+
+
+def test_padding_changes_nothing(built):
+    ids, mask = tokenise(built.tokenizer, ["a red circle", "a blue square left of a red"], max_words=12, device=CPU)
+    tokens = torch.randn(1, 4, 16).expand(2, -1, -1)
+    changed = ids.clone()
+    changed[~mask] = 6
+    assert (~mask).any()
+    torch.testing.assert_close(
+        fused_cls(built.model, ids, mask, tokens), fused_cls(built.model, changed, mask, tokens), rtol=0, atol=1e-6
+    )
+    with torch.inference_mode():
+        before, after = (built.model.encode_text(one, mask)[1] for one in (ids, changed))
+    torch.testing.assert_close(before, after, rtol=0, atol=1e-6)
+
+
+def test_hidden_visual_tokens_are_not_looked_at(built):
+    ids, mask = tokenise(built.tokenizer, ["a red circle"], max_words=12, device=CPU)
+    states = built.model.encode_text(ids, mask)[0]
+    tokens = torch.randn(1, 6, 16)
+    token_mask = torch.tensor([[True] * 4 + [False] * 2])
+    with torch.inference_mode():
+        short = built.model.fuse(states, mask, tokens[:, :4])
+        padded = built.model.fuse(states, mask, tokens, token_mask)
+    torch.testing.assert_close(short, padded, rtol=0, atol=1e-5)
+
+
+def test_pairs_by_row_equal_pairs_written_out(built):
+    ids, mask = tokenise(built.tokenizer, ["a red circle", "a blue square", "a red square"], max_words=12, device=CPU)
+    states = built.model.encode_text(ids, mask)[0]
+    tokens, rows = torch.randn(2, 4, 16), torch.tensor([1, 0, 1])
+    with torch.inference_mode():
+        by_row = built.model.fuse(states, mask, tokens, rows=rows)
+        written = built.model.fuse(states, mask, tokens[rows])
+    torch.testing.assert_close(by_row, written, rtol=0, atol=1e-5)
+
+
+def test_the_order_of_frames_and_of_places_is_seen(encoder):
+    clip = pixels(1, frames=4)
+    assert not np.allclose(encoder.encode_visual(clip)["embedding"], encoder.encode_visual(clip.flip(1))["embedding"])
+    assert not np.allclose(encoder.encode_visual(clip)["embedding"], encoder.encode_visual(clip.flip(3))["embedding"])
+    assert encoder.visual_cache(clip).shape == (1, 16, 16)
+    assert encoder.encode_visual(pixels(2, frames=7))["embedding"].shape == (2, 8)
+
+
+def test_the_encoder_is_both_sides_and_equals_the_network(encoder, built):
+    assert isinstance(encoder, DualEncoder)
+    assert isinstance(encoder, PairScorer)
+    texts = ["a red circle", "a blue square left of a red circle", "a red circle"]
+    vectors = encoder.encode_text(texts)["embedding"]
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(encoder.encode_text(texts[:1])["embedding"], vectors[:1], atol=1e-6)
+    before = encoder.pair_evaluations
+    cache = encoder.visual_cache(pixels(3))
+    scores = encoder.score(texts, cache)
+    assert encoder.pair_evaluations - before == 3
+    ids, mask = tokenise(built.tokenizer, texts, max_words=12, device=CPU)
+    with torch.inference_mode():
+        fused = built.model.fuse(built.model.encode_text(ids, mask)[0], mask, cache)
+        logits = built.model.match_logits(fused)
+    np.testing.assert_allclose(scores, (logits[:, 1] - logits[:, 0]).numpy(), atol=1e-5)
+
+
+def test_a_score_does_not_depend_on_its_neighbours(encoder):
+    cache = encoder.visual_cache(pixels(2))
+    together = encoder.score(["a red circle", "a blue square left of a red circle"], cache)
+    np.testing.assert_allclose(encoder.score(["a red circle"], cache[:1]), together[:1], atol=1e-5)
+    with pytest.raises(ModelError, match="2 and 1"):
+        encoder.score(["a", "b"], cache[:1])
+
+
+def test_nothing_in_nothing_out(encoder):
+    assert encoder.encode_text([])["embedding"].shape == (0, 8)
+    assert encoder.score([], encoder.visual_cache(pixels(1))[:0]).shape == (0,)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="not a LoopITR checkpoint"):
+        LoopITREncoder(tmp_path, dtype=torch.float32, device=CPU, fingerprint="f")
+
+
+def test_positions_start_on_the_scale_of_words(built):
+    weights = {name: weight.detach() for name, weight in built.model.named_parameters()}
+    word, position = (weights[f"text.embeddings.{kind}_embeddings.weight"].std() for kind in ("word", "position"))
+    assert 0.7 < float(position / word) < 1.4
+    assert float(weights["space"].std()) == pytest.approx(0.5, abs=0.15)
+
+
+def inputs_of(built, count: int, groups: tuple[int, ...]) -> Inputs:
+    texts = ["a red circle left of a blue square", "a blue circle", "a red square left of a circle", "a square"]
+    ids, mask = tokenise(built.tokenizer, texts[:count], max_words=12, device=CPU)
+    special = torch.tensor(built.tokenizer.all_special_ids)
+    each = count // len(groups)
+    visuals = tuple(torch.randn(each, frames, 3, 16, 16) for frames in groups)
+    return Inputs(visuals, ids, mask, mask & ~torch.isin(ids, special), torch.arange(count))
+
+
+@pytest.mark.parametrize("groups", [(1,), (1, 4)])
+def test_a_gradient_reaches_every_parameter(groups):
+    config = tiny()
+    made = build(config, WORDS)
+    made.model.train()
+    objective = LoopITRObjective(made.model, config.losses, mask_id=made.tokenizer.mask_token_id, category=None)
+    losses = objective(inputs_of(made, 4, groups), progress=1.0, generator=torch.Generator().manual_seed(0))
+    assert set(losses) == {"contrast", "matching", "distillation", "masked_words", "total"}
+    losses["total"].backward()
+    without = {name for name, parameter in made.model.named_parameters() if parameter.grad is None}
+    assert without <= ({"time"} if groups == (1,) else set())
+
+
+def test_distillation_waits_for_its_start():
+    config = tiny()
+    made = build(config, WORDS)
+    objective = LoopITRObjective(made.model, config.losses, mask_id=made.tokenizer.mask_token_id, category=None)
+    inputs = inputs_of(made, 4, (1,))
+    early, late = (objective(inputs, progress=p, generator=torch.Generator().manual_seed(0)) for p in (0.0, 1.0))
+    difference = (late["total"] - early["total"]).item()
+    assert difference == pytest.approx(late["distillation"].item(), abs=1e-5)
+
+
+def test_a_batch_of_one_picture_has_no_negatives_and_does_not_fail():
+    config = tiny()
+    made = build(config, WORDS)
+    inputs = inputs_of(made, 4, (1,))
+    same = Inputs(inputs.visuals, inputs.ids, inputs.mask, inputs.maskable, torch.zeros(4, dtype=torch.int64))
+    objective = LoopITRObjective(made.model, config.losses, mask_id=made.tokenizer.mask_token_id, category=None)
+    losses = objective(same, progress=1.0, generator=torch.Generator().manual_seed(0))
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert losses["distillation"].item() == pytest.approx(0, abs=1e-6)
+
+
+def vit() -> dict:
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8
+    )
+    return {**config.to_diff_dict(), "model_type": "vit"}
+
+
+def mobilenet() -> dict:
+    config = MobileNetV2Config(image_size=32, depth_multiplier=0.1, finegrained_output=False)
+    return {**config.to_diff_dict(), "model_type": "mobilenet_v2"}
+
+
+@pytest.mark.parametrize(("make", "size"), [(vit, 16), (mobilenet, 32)])
+def test_any_hugging_face_tower_fits_and_the_checkpoint_needs_no_other(make, size, tmp_path):
+    from transformers import AutoModel
+
+    from encoders.backbones import build_backbone
+
+    torch.manual_seed(0)
+    backbone = tmp_path / "backbone"
+    tower = build_backbone(make())
+    tower.save_pretrained(backbone)
+    (backbone / "preprocessor_config.json").write_text(
+        json.dumps({"size": {"height": size, "width": size}, "do_center_crop": False, "resample": 2})
+    )
+    made = build(tiny(vision=str(backbone), image_size=size), WORDS)
+    made.model.eval()
+    picture = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        direct = AutoModel.from_pretrained(backbone).eval()(pixel_values=picture).last_hidden_state
+        ours = made.model.frame_features(picture)
+    direct = direct.flatten(2).transpose(1, 2) if direct.ndim == 4 else direct
+    torch.testing.assert_close(ours, direct, rtol=1e-5, atol=1e-5)
+    assert ours.shape[1] == made.model.config.frame_tokens
+    made.model.save_pretrained(tmp_path / "whole")
+    for file in backbone.iterdir():
+        file.unlink()
+    again = LoopITRModel.from_pretrained(tmp_path / "whole")
+    for name, weight in made.model.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name]), name
+
+
+def test_stored_batch_statistics_stay_while_training(tmp_path):
+    from encoders.backbones import build_backbone
+
+    tower = build_backbone(mobilenet())
+    tower.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"size": {"height": 32, "width": 32}, "do_center_crop": False, "resample": 2})
+    )
+    model = build(tiny(vision=str(tmp_path), image_size=32), WORDS).model.train()
+    before = {name: value.clone() for name, value in model.vision.named_buffers()}
+    model.frame_features(torch.randn(4, 3, 32, 32))
+    for name, value in model.vision.named_buffers():
+        assert torch.equal(before[name], value), name
+
+
+def test_a_missing_backbone_is_one_clear_error():
+    missing = str(Path("/nonexistent/backbone"))
+    with pytest.raises(ModelError, match="text backbone"):
+        build(tiny(text=missing), WORDS)

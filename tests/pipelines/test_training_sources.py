@@ -1,0 +1,137 @@
+"""Batches are a function of the step, hold siblings, and never a held-out caption; shards become batches."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.training_job import read_config
+from pipelines.training_sources import SceneSource, ShardSource, caption_of, demo_captions
+from schemas.configs import find, load
+from schemas.errors import InputError
+from schemas.training import TrainConfig
+
+
+def scenes_config(*settings: str) -> TrainConfig:
+    small = [
+        "batch_size=16",
+        "data.video_share=0.25",
+        "data.videos_from_step=1500",
+        "data.validation_images=8",
+        "data.validation_videos=4",
+        "data.holdout_images=40",
+    ]
+    return load(TrainConfig, find("train", "demo-loopitr"), settings=[*small, "data.holdout_videos=8", *settings])
+
+
+@pytest.fixture(scope="module")
+def source() -> SceneSource:
+    config = scenes_config()
+    return SceneSource(config, holdout=demo_captions(config.data))
+
+
+@pytest.mark.parametrize("step", [0, 300, 1600, 9000])
+def test_the_same_step_gives_the_same_batch(source, step):
+    config = scenes_config()
+    one, again = source.batch(step), SceneSource(config, holdout=demo_captions(config.data)).batch(step)
+    assert one.captions == again.captions
+    assert all(np.array_equal(a, b) for a, b in zip(one.visuals, again.visuals, strict=True))
+    assert one.captions != source.batch(step + 1).captions
+    assert one.captions != source.batch(step, rank=1).captions
+    assert sum(len(group) for group in one.visuals) == len(one.captions) == len(one.item_ids) == 16
+    assert [group.shape[1:] for group in one.visuals] == [(1, 64, 64, 3), (4, 64, 64, 3)][: len(one.visuals)]
+
+
+def test_clips_come_from_their_step_on_and_every_item_has_a_sibling(source):
+    assert len(source.batch(0).visuals) == 1
+    batch = source.batch(9000)
+    assert len(batch.visuals[1]) == 4
+    for first, second in zip(batch.captions[::2], batch.captions[1::2], strict=True):
+        assert first != second
+        assert len(set(first.split()) ^ set(second.split())) <= 4
+
+
+def test_equal_captions_are_never_negatives_of_each_other(source):
+    batch = source.batch(0)  # one thing: few different captions
+    assert len(set(batch.captions)) == len(set(batch.item_ids.tolist())) < 16
+
+
+def test_no_held_out_caption_is_ever_drawn():
+    config = scenes_config("data.curriculum=[{from_step: 0, objects: 2}]", "data.video_share=0", "batch_size=64")
+    first = SceneSource(config, holdout=frozenset())
+    held = frozenset(first.batch(0).captions[:40])
+    second = SceneSource(config, holdout=held)
+    drawn = {caption for step in range(6) for caption in second.batch(step).captions}
+    assert not drawn & held
+    assert not drawn & set(second.validation().captions)
+    assert drawn & {caption for step in range(6) for caption in first.batch(step).captions}
+
+
+def test_the_gallery_has_whole_families_and_is_not_the_demo(source):
+    gallery = source.validation()
+    assert [group.shape[:2] for group in gallery.visuals] == [(8, 1), (4, 4)]
+    assert len(set(gallery.captions)) == 12
+    assert not set(gallery.captions) & demo_captions(scenes_config().data)
+    assert [caption_of(item) for item in source._held_items] == list(gallery.captions)
+
+
+def test_every_word_and_category_is_known(source):
+    words = set(source.words())
+    for step in (0, 2000, 9000):
+        assert {word for caption in source.batch(step).captions for word in caption.split()} <= words
+    assert set(source.categories()) == {"colours", "shapes", "directions"}
+
+
+def shard(path, count: int) -> str:
+    with tarfile.open(path, "w") as tar:
+        for i in range(count):
+            buffer = io.BytesIO()
+            Image.new("RGB", (40, 30), (i * 20, 0, 0)).save(buffer, "PNG")
+            texts = json.dumps({"captions": [f"picture number {i}", f"another picture {i}"]}).encode()
+            for name, data in ((f"{i:03d}.png", buffer.getvalue()), (f"{i:03d}.json", texts)):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+        info = tarfile.TarInfo("broken.jpg")
+        info.size = 4
+        tar.addfile(info, io.BytesIO(b"nope"))
+    return str(path)
+
+
+def shards_config(tmp_path, *settings: str) -> TrainConfig:
+    train, held = shard(tmp_path / "train.tar", 7), shard(tmp_path / "held.tar", 3)
+    small = ["batch_size=3", "model.vision=null", "model.image_size=32", *settings]
+    return read_config("flickr8k-loopitr", shards=[train], validation_shards=[held], settings=small)
+
+
+def test_shards_become_batches_without_a_picture_twice(tmp_path):
+    from encoders.training.build import pixel_spec
+
+    config = shards_config(tmp_path)
+    source = ShardSource(config, spec=pixel_spec(config.model))
+    assert source.images.shape == (7, 1, 32, 32, 3)
+    for step in range(6):
+        batch = source.batch(step)
+        assert len(set(batch.item_ids.tolist())) == 3
+        for picture, caption, item in zip(batch.visuals[0], batch.captions, batch.item_ids, strict=True):
+            assert caption in source.captions[item]
+            assert abs(int(picture[0, 16, 16, 0]) - item * 20) <= 1
+    epoch = [*source.batch(0).item_ids, *source.batch(1).item_ids]
+    assert len(set(epoch)) == 6
+    gallery = source.validation()
+    assert gallery.targets.tolist() == [0, 0, 1, 1, 2, 2]
+    assert source.words() == [*map(str, range(7)), "another", "number", "picture"]
+
+
+def test_no_shards_or_too_few_pictures_is_one_clear_error(tmp_path):
+    from encoders.training.build import pixel_spec
+
+    config = shards_config(tmp_path, "batch_size=50")
+    with pytest.raises(InputError, match="expected 50 images or more, got 7"):
+        ShardSource(config, spec=pixel_spec(config.model))
+    none = read_config("flickr8k-loopitr", shards=[], validation_shards=[], settings=[])
+    with pytest.raises(InputError, match="expected shards to train on"):
+        ShardSource(none, spec=pixel_spec(none.model))

@@ -1,0 +1,48 @@
+"""Everything the code names is named in the docs, and the docs name nothing that is not there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from schemas import embeddings, layout, query_logs, rankings, rejects
+from schemas.configs import DatasetConfig, EncoderConfig, load
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def test_the_data_model_names_every_column():
+    text = (REPO / "docs/data-model.md").read_text()
+    schemas = [
+        embeddings.schema({"embedding": 1}, encoder="e"), rejects.SCHEMA, query_logs.table_schema({"embedding": 1}, encoder="e"),
+        rankings.CANDIDATES, rankings.SCORES, rankings.RANKINGS,
+    ]  # fmt: skip
+    missing = {name for schema in schemas for name in schema.names if f"`{name}`" not in text}
+    assert missing == set()
+
+
+def test_the_data_model_draws_the_same_folders_as_the_layout():
+    text = (REPO / "docs/data-model.md").read_text()
+    drawn = set(re.findall(r"^<root>/([A-Za-z]+)/", layout.__doc__ or "", re.MULTILINE))
+    assert drawn
+    assert {name for name in drawn if f"<root>/{name}/" not in text} == set()
+
+
+@pytest.mark.parametrize("page", sorted([*REPO.glob("*.md"), *REPO.glob("docs/*.md")]), ids=lambda path: path.name)
+def test_links_between_pages_lead_somewhere(page):
+    targets = [t for t in re.findall(r"\]\(([^)#]+)", page.read_text()) if not t.startswith("http")]
+    assert [t for t in targets if not (page.parent / t).exists()] == []
+
+
+@pytest.mark.parametrize("path", sorted(REPO.glob("configs/datasets/*.yaml")), ids=lambda path: path.stem)
+def test_dataset_configs_load_and_open_like_a_lab_note(path):
+    assert path.read_text().startswith("# ")
+    config = load(DatasetConfig, path)
+    assert config.name == path.stem
+
+
+@pytest.mark.parametrize("path", sorted(REPO.glob("configs/encoders/*.yaml")), ids=lambda path: path.stem)
+def test_encoder_configs_load(path):
+    assert path.read_text().startswith("# ")
+    assert load(EncoderConfig, path).path == yaml.safe_load(path.read_text())["path"]
