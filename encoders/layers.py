@@ -7,12 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from schemas.errors import ModelError
+
 
 class Attention(nn.Module):
     """Multi-head attention of (B, L, C) over a memory of (B, M, C_memory)."""
 
     def __init__(self, width: int, heads: int, memory_width: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
+        if width % heads:
+            raise ModelError(f"attention: expected a width divisible by its {heads} heads, got {width}")
         self.heads = heads
         self.dropout = dropout
         self.query = nn.Linear(width, width)

@@ -1,6 +1,7 @@
 """How logs look: ours at the level asked for, libraries' only when something is wrong; on stderr."""
 
 import logging
+import os
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -9,9 +10,19 @@ OURS = ("pipelines", "encoders", "schemas")
 
 
 def configure(level: int) -> None:
-    """Sets up logging once per process; captions and query texts are never logged above DEBUG."""
-    handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    """Sets up logging once per process; captions and query texts are never logged above DEBUG.
+
+    On a terminal lines are coloured and wrapped to its width; in a file or a scheduler each is one plain line.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        handler: logging.Handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")
+        layout = "%(message)s"
+    else:
+        handler, layout = logging.StreamHandler(), "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=layout, datefmt="%H:%M:%S", handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)  # warns of cloud clients that are not installed
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for every load of a few tensors
     for name in OURS:
         logging.getLogger(name).setLevel(level)

@@ -7,7 +7,7 @@ import logging
 import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -202,7 +202,7 @@ class ShardSource:
                 "in the config, or --shards and --validation-shards"
             )
         self.seed, self.batch_size = config.seed, config.batch_size
-        self.augment = not data.cache_features
+        self.augment, self.wants_features = not data.cache_features, data.cache_features
         self.images, self.captions, train_digest = read_shards(data.train, fields=data.caption_fields, spec=spec)
         held_images, held_captions, held_digest = read_shards(data.validation, fields=data.caption_fields, spec=spec)
         if len(self.images) < config.batch_size:
@@ -210,6 +210,12 @@ class ShardSource:
         targets = np.repeat(np.arange(len(held_captions)), [len(texts) for texts in held_captions])
         self._validation = Gallery((held_images,), tuple(text for texts in held_captions for text in texts), targets)
         self.digest = digest_value({"train": train_digest, "validation": held_digest})
+
+    def use_features(self, features: Callable[[np.ndarray, str], np.ndarray]) -> None:
+        """Puts cached backbone features (N, views, V, C) in the place of pictures (N, 1, H, W, 3)."""
+        self.images = features(self.images, "train")
+        held = features(self._validation.visuals[0], "validation")[:, :1]
+        self._validation = Gallery((held,), self._validation.captions, self._validation.targets)
 
     def batch(self, step: int, rank: int = 0) -> Batch:
         """See encoders.training.batches.Source. Epochs are permutations; the rest of one is left out."""
@@ -219,7 +225,8 @@ class ShardSource:
         chosen = np.sort(order[start : start + self.batch_size])
         rng = np.random.default_rng([self.seed, 1, step, rank])
         captions = tuple(self.captions[i][int(rng.integers(len(self.captions[i])))] for i in chosen)
-        return Batch((self.images[chosen],), captions, chosen.astype(np.int64))
+        views = rng.integers(self.images.shape[1], size=len(chosen))
+        return Batch((self.images[chosen, views][:, None],), captions, chosen.astype(np.int64))
 
     def words(self) -> list[str]:
         """See encoders.training.batches.Source. Words met twice or more."""

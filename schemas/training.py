@@ -1,8 +1,8 @@
 """The training config: model, losses, data, schedule; strict YAML like all configs."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.configs import Config, Fraction, Positive
 
@@ -99,7 +99,7 @@ class ShardData(Config):
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.6  # smallest share of the picture a random crop keeps
     flip: bool = True  # left and right exchanged in half of the pictures
     colour_jitter: Fraction = 0.2
-    cache_features: bool = False  # of a frozen vision backbone: computed once, no augmentation
+    cache_features: bool = False  # of a frozen vision backbone: computed once; of augmentation only `flip` is left
 
 
 class Optimizer(Config):
@@ -144,3 +144,10 @@ class TrainConfig(Config):
     deterministic: bool = False  # also on GPUs, where it is slower
     workers: Annotated[int, Field(ge=0)] | None = None  # processes that make batches; null: one a spare core
     export_dtype: Literal["float32", "float16"] = "float32"
+
+    @model_validator(mode="after")
+    def _cached_means_frozen(self) -> Self:
+        cached = isinstance(self.data, ShardData) and self.data.cache_features
+        if cached and (self.model.vision is None or self.optimizer.vision_lr_factor != 0):
+            raise ValueError("data.cache_features needs a model.vision and optimizer.vision_lr_factor 0 (frozen)")
+        return self

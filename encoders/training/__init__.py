@@ -2,6 +2,7 @@
 
 batches    what a source gives each step, and what reaches the device
 build      config and words -> model, tokenizer, pixel spec
+features   what a frozen backbone makes of all pictures, computed once
 augment    random crops, flips and colours, on the device
 gather     vectors of all processes, with gradients
 schedule   learning rate and parameter groups

@@ -35,6 +35,6 @@ def augment(
     flat = pixels.flatten(1, 2)  # (B, F * 3, H, W)
     grid = functional.affine_grid(theta, list(flat.shape), align_corners=False)
     out = functional.grid_sample(flat, grid.to(flat.dtype), padding_mode="reflection", align_corners=False)
-    shift, gain = (torch.rand(2, count, 1, 1, 1, generator=generator, device=pixels.device) * 2 - 1) * jitter
+    shift, gain = (torch.rand(2, count, 1, 1, 1, 1, generator=generator, device=pixels.device) * 2 - 1) * jitter
     changed: torch.Tensor = out.view(pixels.shape) * (1 + gain) + shift
     return changed

@@ -3,9 +3,9 @@
 Letters: B captions, F frames, H W pixels, N items, L words.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -66,6 +66,17 @@ class Source(Protocol):
 
     def validation(self) -> Gallery:
         """Held-out items."""
+        ...
+
+
+@runtime_checkable
+class FeatureSource(Source, Protocol):
+    """A source that can give cached features of a frozen vision backbone in the place of its pictures."""
+
+    wants_features: bool
+
+    def use_features(self, features: Callable[[np.ndarray, str], np.ndarray]) -> None:
+        """Called once before training with a function of (pictures uint8 (N, 1, H, W, 3), a name for them)."""
         ...
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from encoders.training.batches import Source
+from encoders.training.batches import FeatureSource, Source
 from encoders.training.build import Built, build, preprocessor_config
+from encoders.training.features import cached_features
 from encoders.training.loop import Listener, Progress, accelerator_of, best_weights, fit
 from encoders.training.validate import Recall, validate
 from schemas.digests import digest_value
-from schemas.training import TrainConfig
+from schemas.training import ShardData, TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +57,30 @@ def train(
         shutil.rmtree(folder, ignore_errors=True)
     built = build(config, source.words())
     accelerator = accelerator_of(config, device)
+    if isinstance(source, FeatureSource) and source.wants_features:
+        built.model.to(accelerator.device)
+        source.use_features(
+            lambda images, name: cached_features(
+                built.model,
+                images,
+                folder / digest[:16] / f"features-{name}.npy",
+                spec=built.spec,
+                flip=name == "train" and isinstance(config.data, ShardData) and config.data.flip,
+            )
+        )
     progress = fit(
         built, config, source, folder=folder / digest[:16], accelerator=accelerator, resume=resume, listener=listener
     )
     built.model.load_state_dict(best_weights(folder / digest[:16]))
-    result = validate(
-        built.model,
-        source.validation(),
-        tokenizer=built.tokenizer,
-        spec=built.spec,
-        depth=config.validation.depth,
-        max_queries=5 * config.validation.max_queries,
-    )
+    with accelerator.autocast():
+        result = validate(
+            built.model,
+            source.validation(),
+            tokenizer=built.tokenizer,
+            spec=built.spec,
+            depth=config.validation.depth,
+            max_queries=5 * config.validation.max_queries,
+        )
     record = _record(config, built, progress, result, digest=digest, data_digest=source.digest)
     if accelerator.is_main_process:
         export(config, built, record, out)

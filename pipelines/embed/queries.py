@@ -42,24 +42,11 @@ def run(job: Job, embedded: EmbedPlan, log_url: str | None) -> str:
     Raises:
       InputError: the log is missing or cannot be read, or there is no query in it.
     """
-    settings = job.dataset.queries
-    manifests = [EmbeddingManifest.read(url) for url in embedded.manifests] if log_url is None else []
-    source = embedding_set_digest(manifests) if log_url is None else digest_file_of_log(log_url)
-    digest = digest_value(
-        {
-            "code": CODE_VERSION,
-            "encoder": embedded.recipe.encoder,
-            "fit_fraction": settings.fit_fraction,
-            "kind": "captions" if log_url is None else log_url.rsplit(".", 1)[-1],
-            "max_queries": settings.max_queries,
-            "schema": SCHEMA_VERSION,
-            "source": source,
-        }
-    )
-    table_url, manifest_url = job.layout.queries(digest)
+    table_url, manifest_url, source, manifests = _target(job, embedded, log_url)
     if exists(manifest_url):
         return manifest_url
 
+    settings = job.dataset.queries
     name = log_url or f"captions of {job.dataset.name}"
     rows = list(_captions(embedded, manifests) if log_url is None else read_rows(log_url))
     queries = most_frequent(distinct(rows, source=name, fit_fraction=settings.fit_fraction), settings.max_queries)
@@ -96,6 +83,30 @@ def run(job: Job, embedded: EmbedPlan, log_url: str | None) -> str:
         data=entry(table_url),
     ).commit(manifest_url)
     return manifest_url
+
+
+def pending(job: Job, embedded: EmbedPlan, log_url: str | None) -> bool:
+    """Whether `run` would encode anything; arguments as there, but only the manifests of the parts are needed."""
+    return not exists(_target(job, embedded, log_url)[1])
+
+
+def _target(job: Job, embedded: EmbedPlan, log_url: str | None) -> tuple[str, str, str, list[EmbeddingManifest]]:
+    """Where the table and its manifest go, the digest of the log, and the manifests its captions come from."""
+    settings = job.dataset.queries
+    manifests = [EmbeddingManifest.read(url) for url in embedded.manifests] if log_url is None else []
+    source = embedding_set_digest(manifests) if log_url is None else digest_file_of_log(log_url)
+    digest = digest_value(
+        {
+            "code": CODE_VERSION,
+            "encoder": embedded.recipe.encoder,
+            "fit_fraction": settings.fit_fraction,
+            "kind": "captions" if log_url is None else log_url.rsplit(".", 1)[-1],
+            "max_queries": settings.max_queries,
+            "schema": SCHEMA_VERSION,
+            "source": source,
+        }
+    )
+    return *job.layout.queries(digest), source, manifests
 
 
 def digest_file_of_log(url: str) -> str:

@@ -56,7 +56,7 @@ def run(
       InputError: a file is missing or damaged.
     """
     folder = rankings_manifest_url.rsplit("/", 1)[0]
-    url = f"{folder}/metrics.json"
+    url = metrics_url(rankings_manifest_url)
     if not exists(url):
         rankings = RankingsManifest.read(rankings_manifest_url)
         queries = QueriesManifest.read(queries_manifest_url)
@@ -78,6 +78,11 @@ def run(
         commit_json(url, rounded(found))
     value: dict[str, Any] = read_json(url)
     return value
+
+
+def metrics_url(rankings_manifest_url: str) -> str:
+    """Where the metrics of rankings are: beside them."""
+    return f"{rankings_manifest_url.rsplit('/', 1)[0]}/metrics.json"
 
 
 def _facts(data: "Data", rankings: RankingsManifest, queries: QueriesManifest, index: IndexManifest) -> dict[str, Any]:

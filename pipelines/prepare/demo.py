@@ -29,11 +29,6 @@ CLIPS_PER_SHARD_FACTOR = 4
 """A clip costs about as much to decode and encode as this many images; shards should cost the same."""
 
 
-def config_digest_part(config: PrepareDemo) -> dict[str, object]:
-    """What decides about the bytes."""
-    return config.model_dump(mode="json")
-
-
 def prepare_demo(config: PrepareDemo, layout: Layout, *, progress: Progress) -> PreparedManifest:
     """Writes the demo's shards and query log, if they are not there.
 
@@ -58,12 +53,12 @@ def prepare_demo(config: PrepareDemo, layout: Layout, *, progress: Progress) -> 
         make = partial(_clip_samples, moving, part, config.seed)
         plans.append(ShardPlan(f"clips-{number:05d}.tar", len(part), make))
     captions = [*map(scenes.caption, shown), *map(clips.caption, moving)]
-    part = config_digest_part(config)
+    identity = config.model_dump(mode="json")
     return write_folder(
-        prepared_folder(layout, part),
+        prepared_folder(layout, identity),
         plans,
         dataset=layout.dataset,
-        config=part,
+        config=identity,
         queries=query_log(captions, seed=config.seed),
         query_rows=len(captions),
         counts={"images": len(shown), "videos": len(moving), "captions": len(captions)},

@@ -14,7 +14,8 @@ from schemas.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 16
+"""A piece that breaks off is lost, so pieces are small."""
 TIMEOUT_S = (10.0, 60.0)
 """To connect, and between two pieces of data."""
 
@@ -27,9 +28,9 @@ _PASSING = (408, 425, 429, 500, 502, 503, 504)
 class _Interrupted(Exception):
     """The transfer broke; trying again may help. Never leaves this module."""
 
-    def __init__(self, reason: str, *, gained: bool) -> None:
+    def __init__(self, reason: str, *, have: int) -> None:
         super().__init__(reason)
-        self.gained = gained
+        self.have = have
 
 
 def fetch(url: str, target: Path, *, progress: Progress, attempts: int = 4, wait_s: float = 1.0) -> Path:
@@ -40,7 +41,7 @@ def fetch(url: str, target: Path, *, progress: Progress, attempts: int = 4, wait
     file gets its name when its size is what the server announced.
 
     Args:
-      attempts: without a single new byte between them, before giving up.
+      attempts: in a row that brought the file no further than it has been, before giving up.
       wait_s: before the second attempt; doubled each time, at most 30 s.
 
     Returns:
@@ -52,12 +53,14 @@ def fetch(url: str, target: Path, *, progress: Progress, attempts: int = 4, wait
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    fruitless = 0
+    furthest, fruitless = _size(_part(target)), 0
 
     def give_up(state: tenacity.RetryCallState) -> bool:
-        nonlocal fruitless
+        nonlocal furthest, fruitless
         error = state.outcome.exception() if state.outcome else None
-        fruitless = 0 if isinstance(error, _Interrupted) and error.gained else fruitless + 1
+        have = error.have if isinstance(error, _Interrupted) else 0
+        fruitless = 0 if have > furthest else fruitless + 1
+        furthest = max(furthest, have)
         return fruitless >= attempts
 
     retrying = tenacity.Retrying(
@@ -79,7 +82,7 @@ def fetch(url: str, target: Path, *, progress: Progress, attempts: int = 4, wait
 
 def _attempt(url: str, target: Path, progress: Progress) -> None:
     part, note = _part(target), target.with_name(f"{target.name}.part.json")
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     tag = _read_tag(note, url) if have else None
     if tag is None:
         have = 0
@@ -87,12 +90,11 @@ def _attempt(url: str, target: Path, progress: Progress) -> None:
     if have and tag:
         # If-Range: a file that has changed comes whole, so two versions are never sewn together.
         headers |= {"Range": f"bytes={have}-", "If-Range": tag}
-    before = have
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
                 part.unlink(missing_ok=True)  # as long as the whole file, or longer: not trusted
-                raise _Interrupted("the server has no bytes beyond those here; starting over", gained=False)
+                raise _Interrupted("the server has no bytes beyond those here; starting over", have=0)
             _refuse(url, response)
             have, total = _start(response, have)
             _room(url, target, have, total)
@@ -108,12 +110,13 @@ def _attempt(url: str, target: Path, progress: Progress) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
     except (requests.RequestException, ConnectionError) as error:
-        now = part.stat().st_size if part.exists() else 0
-        raise _Interrupted(f"{type(error).__name__} after {now:,} bytes", gained=now > before) from error
+        raise _Interrupted(f"{type(error).__name__} after {_size(part):,} bytes", have=_size(part)) from error
+    except OSError as error:
+        raise InputError(f"{url}: cannot be written to {part}: {error}") from error
     if total is not None and have != total:
         if have > total:
             part.unlink()
-        raise _Interrupted(f"expected {total:,} bytes, got {have:,}", gained=before < have < total)
+        raise _Interrupted(f"expected {total:,} bytes, got {have:,}", have=min(have, total))
     os.replace(part, target)
     note.unlink(missing_ok=True)
 
@@ -122,10 +125,14 @@ def _part(target: Path) -> Path:
     return target.with_name(f"{target.name}.part")
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _refuse(url: str, response: requests.Response) -> None:
     """Raises for an answer that is not the file."""
     if response.status_code in _PASSING:
-        raise _Interrupted(f"the server answered {response.status_code} {response.reason}", gained=False)
+        raise _Interrupted(f"the server answered {response.status_code} {response.reason}", have=0)
     if response.status_code not in (200, 206):
         raise InputError(f"{url}: expected the file, the server answered {response.status_code} {response.reason}")
 
@@ -136,7 +143,7 @@ def _start(response: requests.Response, have: int) -> tuple[int, int | None]:
         span, _, whole = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         first = span.partition("-")[0]
         if first != str(have):
-            raise _Interrupted(f"asked for bytes from {have}, the server began at {first or '?'}", gained=False)
+            raise _Interrupted(f"asked for bytes from {have}, the server began at {first or '?'}", have=0)
         return have, int(whole) if whole.isdigit() else None
     length = response.headers.get("Content-Length", "")
     return 0, int(length) if length.isdigit() else None

@@ -75,19 +75,9 @@ def run(
       ConfigError: beta is to come from a checkpoint that has none.
       OSError: a shard cannot be read now.
     """
-    candidates = CandidatesManifest.read(candidates_manifest_url)
-    queries_manifest = QueriesManifest.read(queries_manifest_url)
-    if candidates.queries != queries_manifest.data.sha256:
-        raise StaleError(
-            f"{candidates_manifest_url}: found for other queries than {queries_manifest_url}; search again"
-        )
-    names = manifest_digest(candidates), manifest_digest(queries_manifest)
-    scorer = _fingerprint(job)
-    scores = scores_digest(job, *names, scorer) if scorer else None
-    beta = _configured_beta(job)
-    digest = rankings_digest(job, *names, scores=scores, beta=beta.value if beta else "fit")
-    folder = job.layout.rankings(digest)
-    manifest_url = f"{folder}/manifest.json"
+    target = _plan(job, candidates_manifest_url, queries_manifest_url)
+    candidates, queries_manifest, names, scorer, scores, beta, folder = target
+    manifest_url = target.manifest_url
     if exists(manifest_url):
         return manifest_url
 
@@ -131,6 +121,50 @@ def run(
         judgements=entry(f"{folder}/judgements.parquet"),
     ).commit(manifest_url)
     return manifest_url
+
+
+class Target(NamedTuple):
+    """What rankings would be made and where.
+
+    Attributes:
+      names: digests of the two manifests before.
+      scorer: fingerprint, None without a slow side.
+      scores: digest of the pair scores, None without a slow side.
+      beta: None when it is to be fitted.
+    """
+
+    candidates: CandidatesManifest
+    queries: QueriesManifest
+    names: tuple[str, str]
+    scorer: str | None
+    scores: str | None
+    beta: Beta | None
+    folder: str
+
+    @property
+    def manifest_url(self) -> str:
+        """Exists when the rankings are finished."""
+        return f"{self.folder}/manifest.json"
+
+
+def pending(job: Job, candidates_manifest_url: str, queries_manifest_url: str) -> bool:
+    """Whether `run` would rank anything; reads manifests alone."""
+    return not exists(_plan(job, candidates_manifest_url, queries_manifest_url).manifest_url)
+
+
+def _plan(job: Job, candidates_manifest_url: str, queries_manifest_url: str) -> Target:
+    candidates = CandidatesManifest.read(candidates_manifest_url)
+    queries = QueriesManifest.read(queries_manifest_url)
+    if candidates.queries != queries.data.sha256:
+        raise StaleError(
+            f"{candidates_manifest_url}: found for other queries than {queries_manifest_url}; search again"
+        )
+    names = manifest_digest(candidates), manifest_digest(queries)
+    scorer = _fingerprint(job)
+    scores = scores_digest(job, *names, scorer) if scorer else None
+    beta = _configured_beta(job)
+    digest = rankings_digest(job, *names, scores=scores, beta=beta.value if beta else "fit")
+    return Target(candidates, queries, names, scorer, scores, beta, job.layout.rankings(digest))
 
 
 def _fingerprint(job: Job) -> str | None:

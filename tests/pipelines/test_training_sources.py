@@ -135,3 +135,61 @@ def test_no_shards_or_too_few_pictures_is_one_clear_error(tmp_path):
     none = read_config("flickr8k-loopitr", shards=[], validation_shards=[], settings=[])
     with pytest.raises(InputError, match="expected shards to train on"):
         ShardSource(none, spec=pixel_spec(none.model))
+
+
+def test_cached_features_train_like_the_frozen_backbone_they_came_from(tmp_path):
+    import torch
+    from transformers import MobileNetV2Config, MobileNetV2Model
+
+    from encoders.training.build import build
+    from encoders.training.features import cached_features
+    from pipelines.training_job import open_source, run
+
+    torch.manual_seed(0)
+    backbone = tmp_path / "backbone"
+    size = {"height": 32, "width": 32}
+    MobileNetV2Model(MobileNetV2Config(image_size=32, depth_multiplier=0.1, finegrained_output=False)).save_pretrained(
+        backbone
+    )
+    (backbone / "preprocessor_config.json").write_text(json.dumps({"size": size, "resample": 2}))
+    settings = [f"model.vision={backbone}", "model.text=null", "optimizer.vision_lr_factor=0", "steps=2", "workers=0"]
+    settings += [
+        "model.visual_width=32",
+        "model.visual_heads=2",
+        "model.fusion_heads=4",
+        "data.cache_features=true",
+        "batch_size=4",
+    ]
+    config = shards_config(tmp_path, *settings)
+    source = open_source(config)
+    built = build(config, source.words())
+    pictures = source.images
+    source.use_features(
+        lambda images, name: cached_features(built.model, images, tmp_path / f"{name}.npy", spec=built.spec, flip=True)
+    )
+    assert source.images.shape[:2] == (7, 2)
+    assert source.batch(0).visuals[0].shape == (4, 1, *source.images.shape[2:])
+    from encoders.training.batches import to_visual
+
+    built.model.train(False)
+    with torch.inference_mode():
+        direct = built.model.frame_features(
+            to_visual(torch.from_numpy(pictures[3:4]), built.spec, torch.device("cpu"))[:, 0]
+        )
+    np.testing.assert_allclose(source.images[3, 0], direct[0].half().numpy(), atol=2e-2, rtol=2e-2)
+
+    out = tmp_path / "out"
+    shards = [str(tmp_path / "train.tar")], [str(tmp_path / "held.tar")]
+    small = ["model.image_size=32", "validation.every=2", *settings]
+    record = run(
+        "flickr8k-loopitr", out=str(out), shards=shards[0], validation_shards=shards[1], settings=small, device="cpu"
+    )
+    assert record["steps"] == 2
+    assert (out / "model.safetensors").is_file()
+
+
+def test_caching_what_is_not_frozen_is_refused():
+    from schemas.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="vision_lr_factor 0"):
+        read_config("flickr8k-loopitr", shards=[], validation_shards=[], settings=["data.cache_features=true"])

@@ -48,7 +48,9 @@ def run_apart(function: Callable[..., Any], *arguments: Any) -> None:
     if process.exitcode:
         how = f"signal {-process.exitcode}" if process.exitcode < 0 else f"exit code {process.exitcode}"
         hint = "; out of memory is the usual reason" if process.exitcode == -signal.SIGKILL else ""
-        raise FastslowError(f"the process of this stage died ({how}){hint}. Run the same command again to go on from here")
+        raise FastslowError(
+            f"the process of this stage died ({how}){hint}. Run the same command again to go on from here"
+        )
 
 
 def _call(sender: Connection, level: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

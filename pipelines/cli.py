@@ -1,0 +1,222 @@
+"""The `fastslow` command: parse, resolve the configs, call one job; nothing else happens here.
+
+Exit codes: 0 done or nothing to do, 1 error, 2 usage, 3 a gate refused, 75 try later, 130 interrupted.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipelines import logs
+from schemas.errors import FastslowError
+from schemas.layout import Layout
+
+app = typer.Typer(
+    name="fastslow",
+    help="Offline indexing for text-to-image and text-to-video search: retrieve fast, rerank slow.",
+    epilog="Exit codes: 0 done or nothing to do, 1 error, 2 usage, 3 a gate refused, 75 try later, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Dataset = Annotated[str, typer.Argument(help="A name in configs/datasets, or a YAML file.")]
+Root = Annotated[str, typer.Option(help="Output root: a folder or any fsspec URL.")]
+Shards = Annotated[list[str] | None, typer.Option(help="Instead of the config's; braces and globs, quoted.")]
+QueryLog = Annotated[str | None, typer.Option("--queries", help="Instead of the config's: tsv, jsonl or parquet.")]
+Encoder = Annotated[str | None, typer.Option(help="Fast side: a name in configs/encoders, or a checkpoint folder.")]
+Scorer = Annotated[str | None, typer.Option(help="Slow side, likewise; 'none' for no rerank.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Any config value, e.g. rerank.depth=50.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON line on stdout instead of tables.")]
+BeamArgs = Annotated[list[str] | None, typer.Argument(help="Beam options after --, e.g. -- --runner=FlinkRunner.")]
+Number = Annotated[int | None, typer.Option("--generation", help="Default: the one being served.")]
+
+STAGES = {
+    "reindex": ("The whole job, doing only what changed: embed, index, rerank, evaluate, publish.", "demo"),
+    "prepare": ("Makes or fetches the dataset's shards and query log.", "coco"),
+    "embed": ("Embeds new and changed shards, and the query log.", "demo --encoder clip-vit-b32"),
+    "index": ("Builds and tunes the index, and finds every query's candidates.", "demo --set index.recall_target=0.99"),
+    "rerank": ("Re-scores the candidates of every query with the slow side.", "demo --set rerank.depth=50"),
+    "evaluate": ("Measures fast against reranked, and what each stage loses.", "demo --json"),
+    "publish": ("Checks the gates, writes a generation and serves it.", "demo"),
+}
+"""Verb -> purpose, example. Each does what is missing before it, too; what is done is skipped."""
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Debug logs, and tracebacks of errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Warnings and errors only.")] = False,
+) -> None:
+    logs.configure(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
+
+
+def _add(verb: str, purpose: str, example: str) -> None:
+    def command(
+        dataset: Dataset,
+        beam_args: BeamArgs = None,
+        root: Root = "build",
+        shards: Shards = None,
+        queries: QueryLog = None,
+        encoder: Encoder = None,
+        scorer: Scorer = None,
+        settings: Settings = None,
+        dry_run: DryRun = False,
+        as_json: Json = False,
+    ) -> None:
+        from pipelines import tables
+        from pipelines.jobs import resolve_job
+        from pipelines.reindex import job as reindex
+
+        job = resolve_job(
+            dataset,
+            root=root,
+            shards=shards or (),
+            queries=queries,
+            encoder=encoder,
+            scorer=scorer,
+            settings=settings or (),
+            beam_args=beam_args or (),
+        )
+        if dry_run:
+            steps = reindex.plan(job, until=verb)  # type: ignore[arg-type]
+            _show([step.as_dict() for step in steps], tables.plan_table(job.dataset.name, steps), as_json=as_json)
+        else:
+            summary = reindex.run(job, until=verb)  # type: ignore[arg-type]
+            _show(summary.as_dict(), tables.summary_table(summary), as_json=as_json)
+
+    command.__doc__ = f"{purpose}\n\nExample: [bold]fastslow {verb} {example}[/bold]"
+    app.command(name=verb)(command)
+
+
+for _verb, (_purpose, _example) in STAGES.items():
+    _add(_verb, _purpose, _example)
+
+
+@app.command()
+def report(dataset: Dataset, root: Root = "build", generation: Number = None, dry_run: DryRun = False) -> None:
+    """Writes the HTML page of a generation again, and prints where it is.
+
+    Example: [bold]fastslow report demo[/bold]
+    """
+    from pipelines.evaluate.report import run
+    from pipelines.search import read_generation
+
+    layout = Layout(root, dataset)
+    found = read_generation(layout, generation)
+    _say(layout.report(found.number) if dry_run else run(layout, found))
+
+
+@app.command()
+def search(
+    dataset: Dataset,
+    text: Annotated[str, typer.Argument(help="What to look for.")],
+    root: Root = "build",
+    k: Annotated[int, typer.Option("-k", min=1, help="Results to print.")] = 10,
+    rerank: Annotated[bool, typer.Option(help="Re-score the candidates with the slow side.")] = True,
+    save: Annotated[Path | None, typer.Option(help="Write a contact sheet (PNG).")] = None,
+    generation: Number = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Answers one query from the published generation.
+
+    Example: [bold]fastslow search demo "a red circle left of a blue square" --save out.png[/bold]
+    """
+    from pipelines import tables
+    from pipelines.search import open_generation, read_generation
+
+    if dry_run:
+        found = read_generation(Layout(root, dataset), generation)
+        _say(f"generation {found.number} of {dataset}: {found.counts.embedded:,} items, index {found.index}")
+        return
+    snapshot = open_generation(Layout(root, dataset), generation)
+    answers = snapshot.answer(text, k, rerank=rerank)
+    if save:
+        save.write_bytes(snapshot.contact_sheet(answers))
+    _show([answer.as_dict() for answer in answers], tables.answers_table(text, answers), as_json=as_json)
+    if save and not as_json:
+        _say(f"contact sheet: {save}")
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A name in configs/train, or a YAML file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
+    shards: Shards = None,
+    validation_shards: Annotated[list[str] | None, typer.Option(help="Never trained on; chooses the step.")] = None,
+    settings: Settings = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Do not go on from what is in the folder.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Trains a model, resumable at any checkpoint, and exports a folder that --encoder takes.
+
+    Example: [bold]fastslow train demo-loopitr --out checkpoints/mine[/bold]
+    """
+    from pipelines import training_job
+
+    if dry_run:
+        chosen = training_job.read_config(
+            config, shards=shards or (), validation_shards=validation_shards or (), settings=settings or ()
+        )
+        _print_json(chosen.model_dump(mode="json"))
+        return
+    found = training_job.run(
+        config,
+        out=str(out),
+        shards=shards or (),
+        validation_shards=validation_shards or (),
+        settings=settings or (),
+        resume=not fresh,
+    )
+    if as_json:
+        _print_json(found)
+    else:
+        _say(f"{out}: {json.dumps(found['metrics'])}")
+
+
+def _show(value: Any, table: Any, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(value)
+    else:
+        Console().print(table)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, sort_keys=True) + "\n")
+
+
+def _say(text: str) -> None:
+    Console().print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def main() -> None:
+    """Runs the command and ends the process with its exit code."""
+    try:
+        app()
+    except FastslowError as error:
+        _fail(f"{error}", error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on from here", 130)
+    except Exception as error:  # noqa: BLE001 - a person gets one line, --debug the rest
+        _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    if logging.getLogger(logs.OURS[0]).isEnabledFor(logging.DEBUG):
+        sys.stderr.write(traceback.format_exc())
+    Console(stderr=True).print(f"fastslow: {message}", style="red", soft_wrap=True, highlight=False, markup=False)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""fastslow reindex: every stage in order, only what changed; then gates, a generation, the pointer, the page.
+
+Each stage names its output by its inputs, so asking whether it is done means asking whether its manifest exists.
+Heavy stages run in a process of their own (see `apart`); this one reads manifests and imports neither torch nor faiss.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipelines.embed import job as embed
+from pipelines.embed import plan as embed_plan
+from pipelines.embed import queries as query_stage
+from pipelines.evaluate import job as evaluate
+from pipelines.index import candidates as candidate_stage
+from pipelines.index import job as index
+from pipelines.index import plan as index_plan
+from pipelines.prepare import job as prepare
+from pipelines.reindex import gates, publish
+from pipelines.reindex.apart import run_apart
+from pipelines.reindex.summary import Step, Summary
+from pipelines.rerank import job as rerank
+from schemas.commits import exists
+from schemas.digests import digest_value
+from schemas.jobs import Job
+from schemas.manifests import EmbeddingManifest, Generation, IndexManifest, embedding_set_digest
+
+logger = logging.getLogger(__name__)
+
+Stage = Literal["prepare", "embed", "index", "rerank", "evaluate", "publish", "reindex"]
+STAGES: tuple[Stage, ...] = ("prepare", "embed", "index", "rerank", "evaluate", "publish", "reindex")
+
+
+@dataclass
+class Run:
+    """One run of a job: what the stages have left so far."""
+
+    job: Job
+    summary: Summary
+    prepared: prepare.Prepared = field(init=False)
+    embedded: embed_plan.EmbedPlan = field(init=False)
+    queries: str = field(init=False)
+    index: str = field(init=False)
+    candidates: str = field(init=False)
+    rankings: str = field(init=False)
+
+    @contextmanager
+    def timed(self, stage: Stage) -> Iterator[None]:
+        """Counts the seconds of a stage that has work to do."""
+        start = time.monotonic()
+        yield
+        self.summary.seconds[stage] = time.monotonic() - start
+
+
+def run(job: Job, *, until: Stage = "reindex") -> Summary:
+    """Runs everything up to and including a stage; what is done is skipped.
+
+    Raises:
+      FastslowError: as the stages raise; GateError when the generation is built but refused.
+    """
+    started = publish.current(job.layout)  # the plan is made against this; CURRENT moves only if it still stands
+    state = Run(job, Summary(job.dataset.name))
+    for stage in STAGES[: STAGES.index(until) + 1]:
+        _STEPS[stage](state)
+    if STAGES.index(until) >= STAGES.index("publish"):
+        _publish(state, started)
+    state.summary.generation = publish.current(job.layout)
+    if state.summary.generation is not None:
+        state.summary.report = job.layout.report(state.summary.generation)
+    return state.summary
+
+
+def plan(job: Job, *, until: Stage = "reindex") -> list[Step]:
+    """What `run` would do; writes nothing under the root but memos of file digests."""
+    steps: list[Step] = []
+    state = Run(job, Summary(job.dataset.name))
+    wanted = STAGES[: min(STAGES.index(until), STAGES.index("publish")) + 1]
+    for stage in wanted:
+        if steps and steps[-1].state != "done":
+            steps.append(
+                Step(stage, "after", f"decided after {steps[-1].stage if steps[-1].state == 'to do' else 'that'}")
+            )
+            continue
+        steps.append(_look(stage, state))
+    return steps
+
+
+def _look(stage: Stage, state: Run) -> Step:
+    """The state of one stage, all earlier ones being done."""
+    job = state.job
+    if stage == "prepare":
+        if prepare.pending(job):
+            config = job.dataset.prepare
+            return Step(stage, "to do", f"{config.kind if config else ''} -> {job.layout.shards()}")
+    elif stage == "embed":
+        state.prepared = prepare.run(job)
+        todo = embed_plan.plan(job, state.prepared.shards)
+        if todo.pending:
+            size = sum(shard.size_bytes for shard in todo.pending) / 1e6
+            return Step(
+                stage, "to do", f"{len(todo.pending)} of {len(todo.shards)} shards, {size:,.1f} MB, {job.encoder.path}"
+            )
+        if query_stage.pending(job, todo, state.prepared.queries):
+            return Step(stage, "to do", f"queries of {state.prepared.queries or 'the captions'}")
+    elif _pending(stage, state):
+        return Step(stage, "to do", {"rerank": job.scorer.path if job.scorer else "no scorer"}.get(stage, ""))
+    _STEPS[stage](state)
+    return Step(stage, "done", "nothing to do")
+
+
+def _pending(stage: Stage, state: Run) -> bool:
+    """Whether a stage after `embed` has work to do, all earlier ones being done."""
+    job = state.job
+    if stage == "index":
+        planned = index_plan.plan_index(job, state.embedded.manifests, state.queries)
+        if index_plan.pending(planned):
+            return True
+        found = candidate_stage.plan_candidates(job, state.embedded.manifests, planned.manifest_url, state.queries)
+        return candidate_stage.pending(found)
+    if stage == "rerank":
+        return rerank.pending(job, state.candidates, state.queries)
+    if stage == "evaluate":
+        return not exists(evaluate.metrics_url(state.rankings))
+    served = publish.served(job.layout)
+    return served is None or served.content != _content(state)["content"]
+
+
+def _prepare(state: Run) -> None:
+    if prepare.pending(state.job):
+        with state.timed("prepare"):
+            run_apart(prepare.run, state.job)
+    state.prepared = prepare.run(state.job)
+
+
+def _embed(state: Run) -> None:
+    job, prepared = state.job, state.prepared
+    todo = embed_plan.plan(job, prepared.shards)
+    if todo.pending or query_stage.pending(job, todo, prepared.queries):
+        with state.timed("embed"):
+            run_apart(embed_and_encode_queries, job, prepared.shards, prepared.queries)
+    state.embedded = embed.run(job, prepared.shards)
+    state.queries = query_stage.run(job, state.embedded, prepared.queries)
+    state.summary.counts = embed.total([EmbeddingManifest.read(url) for url in state.embedded.manifests])
+
+
+def embed_and_encode_queries(job: Job, shards: Sequence[str], log: str | None) -> None:
+    """Everything the fast encoder is loaded for."""
+    query_stage.run(job, embed.run(job, shards), log)
+
+
+def _index(state: Run) -> None:
+    job, parts = state.job, state.embedded.manifests
+    if _pending("index", state):
+        with state.timed("index"):
+            run_apart(index_and_search, job, parts, state.queries)
+    state.index = index.run(job, parts, state.queries)
+    state.candidates = candidate_stage.run(job, parts, state.index, state.queries)
+    state.summary.index = IndexManifest.read(state.index)
+
+
+def index_and_search(job: Job, parts: Sequence[str], queries: str) -> None:
+    """Everything faiss is loaded for."""
+    candidate_stage.run(job, parts, index.run(job, parts, queries), queries)
+
+
+def _rerank(state: Run) -> None:
+    if _pending("rerank", state):
+        with state.timed("rerank"):
+            run_apart(rerank.run, state.job, state.embedded, state.candidates, state.queries)
+    state.rankings = rerank.run(state.job, state.embedded, state.candidates, state.queries)
+
+
+def _evaluate(state: Run) -> None:
+    arguments = (state.job, state.embedded, state.index, state.queries, state.rankings)
+    if _pending("evaluate", state):
+        with state.timed("evaluate"):
+            run_apart(evaluate.run, *arguments)
+    state.summary.metrics = evaluate.run(*arguments)
+
+
+def _publish(state: Run, started: int | None) -> None:
+    """Gates, then a generation, then CURRENT, then the page; nothing when the served one has the same content."""
+    job, summary = state.job, state.summary
+    served = Generation.read(job.layout.generation(started)) if started is not None else None
+    fields = _content(state)
+    if served is not None and served.content == fields["content"]:
+        if not exists(job.layout.report(served.number)):
+            _report(state, served)
+        return
+    counts, built, metrics = summary.counts, summary.index, summary.metrics
+    if counts is None or built is None or metrics is None:  # cannot be: the stages before have run
+        raise RuntimeError("publish before evaluate")
+    gates.check(job.dataset, counts=counts, index=built, metrics=metrics, served=served)
+    seconds = {stage: round(value, 2) for stage, value in summary.seconds.items()}
+    fields |= {"counts": counts, "metrics": metrics, "seconds": seconds}
+    generation = publish.write_generation(job.layout, fields, parent=started)
+    _report(state, generation)  # first the page, then the pointer: what is served can be looked at
+    publish.serve(job.layout, generation.number, expected=started)
+    summary.published = generation.number
+    logger.info("generation %d of %s is served", generation.number, job.dataset.name)
+
+
+def _report(state: Run, generation: Generation) -> None:
+    with state.timed("publish"):
+        from pipelines.evaluate.report import run as write_report
+
+        write_report(state.job.layout, generation)
+
+
+def _content(state: Run) -> dict[str, Any]:
+    """The fields of a generation that say what it serves, and their digest as its name."""
+    layout = state.job.layout
+    root = f"{layout.root}/"
+    manifests = [EmbeddingManifest.read(url) for url in state.embedded.manifests]
+    fields: dict[str, Any] = {
+        "dataset": layout.dataset,
+        "embeddings": tuple(url.removeprefix(root) for url in state.embedded.manifests),
+        "embeddings_digest": embedding_set_digest(manifests),
+        "queries": state.queries.removeprefix(root),
+        "index": state.index.removeprefix(root),
+        "candidates": state.candidates.removeprefix(root),
+        "rankings": state.rankings.removeprefix(root),
+        "config": state.job.dataset.model_dump(mode="json"),
+    }
+    return fields | {"content": digest_value(fields)}
+
+
+def _nothing(_: Run) -> None:
+    """Publishing needs to know where the run began; `run` does it after the stages."""
+
+
+_STEPS = {
+    "prepare": _prepare,
+    "embed": _embed,
+    "index": _index,
+    "rerank": _rerank,
+    "evaluate": _evaluate,
+    "publish": _nothing,
+    "reindex": _nothing,
+}

@@ -1,0 +1,92 @@
+"""What a person reads at the end of a command: plans, the closing table, answers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.reindex.summary import Step, Summary
+from pipelines.search import Answer
+
+_STATES = {"done": "green", "to do": "yellow", "after": "dim"}
+
+
+def plan_table(dataset: str, steps: Sequence[Step]) -> Table:
+    """The plan of a run, a line a stage."""
+    table = Table(title=f"plan of {dataset}: nothing is written", box=box.SIMPLE_HEAD, title_justify="left")
+    for name in ("stage", "state", "what"):
+        table.add_column(name)
+    for step in steps:
+        table.add_row(step.stage, Text(step.state, style=_STATES[step.state]), step.detail)
+    return table
+
+
+def summary_table(summary: Summary) -> Group:
+    """The closing table: items, rejects, quality, index, seconds, and where the report is."""
+    table = Table(title=_headline(summary), box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
+    table.add_column("what", style="dim")
+    table.add_column("value")
+    if summary.counts:
+        counts = summary.counts
+        table.add_row("items", f"{counts.embedded:,} ({counts.images:,} images, {counts.videos:,} videos)")
+        table.add_row("rejects", f"{counts.rejected:,} of {counts.seen:,} samples")
+    if summary.metrics:
+        for row in _quality(summary.metrics):
+            table.add_row(*row)
+    if summary.index:
+        built = summary.index
+        promise = f"target {built.recall_target:g}; {built.key} {built.parameters}".rstrip()
+        table.add_row(
+            f"index recall@{built.recall_k}", f"{built.recall:.3f} of exact search on text queries ({promise})"
+        )
+    if summary.seconds:
+        parts = ", ".join(f"{stage} {value:.1f}" for stage, value in summary.seconds.items())
+        table.add_row("seconds", f"{parts}; together {sum(summary.seconds.values()):.1f}")
+    if summary.report:
+        table.add_row("report", summary.report)
+    return Group(table)
+
+
+def _headline(summary: Summary) -> str:
+    if summary.published is not None:
+        return f"{summary.dataset}: generation {summary.published} is served"
+    if summary.seconds:
+        return f"{summary.dataset}: done; generation {summary.generation or 'none'} is served"
+    return f"{summary.dataset}: nothing to do; generation {summary.generation or 'none'} is served"
+
+
+def _quality(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows of R@1/5/10, in per cent, fast and reranked."""
+    figures = metrics.get("text_to_image")
+    if not figures:
+        return [("R@K", "not measured: no query is known to have a relevant item")]
+    rows = [("text to image", f"R@1/5/10 of {metrics['measured']:,} queries the run was not fitted on")]
+    if metrics["measured_on"] == "all":
+        rows = [("text to image", f"R@1/5/10 of {metrics['measured']:,} queries")]
+    rows.append(("  fast", _recalls(figures["fast"])))
+    if "reranked" in figures:
+        gain = figures["gain"]["R@1"]
+        change = f"{100 * gain['value']:+.1f} points at R@1 ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
+        rows.append(("  reranked", f"{_recalls(figures['reranked'])}   {change}"))
+    if metrics.get("image_to_text"):
+        rows.append(("image to text, fast", _recalls(metrics["image_to_text"])))
+    return rows
+
+
+def _recalls(figures: dict[str, Any]) -> str:
+    return " / ".join(f"{100 * figures[name]:.1f}" for name in ("R@1", "R@5", "R@10"))
+
+
+def answers_table(text: str, answers: Sequence[Answer]) -> Table:
+    """Ranked answers to one query."""
+    table = Table(title=text, box=box.SIMPLE_HEAD, title_justify="left")
+    for name, justify in (("#", "right"), ("key", "left"), ("fast", "right"), ("slow", "right"), ("caption", "left")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for answer in answers:
+        slow = "" if answer.slow_score is None else f"{answer.slow_score:.2f}"
+        caption = answer.captions[0] if answer.captions else ""
+        table.add_row(str(answer.rank), Text(answer.key), f"{answer.fast_score:.3f}", slow, Text(caption))
+    return table
