@@ -153,9 +153,9 @@ def find(kind: Literal["datasets", "encoders", "train"], name: str) -> Path:
         return known[name]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(
-        f"unknown {kind[:-1] if kind != 'train' else 'training config'} {name!r}{hint} Known: {', '.join(sorted(known)) or 'none'}; or give a YAML file"
-    )
+    what = {"datasets": "dataset", "encoders": "encoder", "train": "training config"}[kind]
+    listed = ", ".join(sorted(known)) or "none"
+    raise ConfigError(f"unknown {what} {name!r}{hint} Known: {listed}; or give a YAML file")
 
 
 def parse_setting(text: str) -> tuple[list[str], Any]:

@@ -14,10 +14,9 @@ REPO = Path(__file__).resolve().parent.parent
 
 def test_the_data_model_names_every_column():
     text = (REPO / "docs/data-model.md").read_text()
-    schemas = [
-        embeddings.schema({"embedding": 1}, encoder="e"), rejects.SCHEMA, query_logs.table_schema({"embedding": 1}, encoder="e"),
-        rankings.CANDIDATES, rankings.SCORES, rankings.RANKINGS,
-    ]  # fmt: skip
+    width = {"embedding": 1}
+    schemas = [embeddings.schema(width, encoder="e"), query_logs.table_schema(width, encoder="e"), rejects.SCHEMA]
+    schemas += [rankings.CANDIDATES, rankings.SCORES, rankings.RANKINGS, rankings.JUDGEMENTS]
     missing = {name for schema in schemas for name in schema.names if f"`{name}`" not in text}
     assert missing == set()
 

@@ -80,7 +80,8 @@ def validate(
         part = slice(start, min(start + batch_size, len(captions)))
         ids, mask = tokenise(tokenizer, captions[part], max_words=model.config.max_words, device=device)
         states, vectors = model.encode_text(ids, mask)
-        similarity = vectors @ pictures.T
+        with torch.autocast(device.type, enabled=False):  # in bfloat16 many would tie, and ties count against us
+            similarity = vectors @ pictures.T
         best = similarity.topk(depth, dim=1).indices  # (b, K)
         rows = torch.arange(len(ids), device=device).repeat_interleave(depth)
         pair_mask = token_mask[best.flatten()] if token_mask is not None else None

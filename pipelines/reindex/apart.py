@@ -31,7 +31,7 @@ def run_apart(function: Callable[..., Any], *arguments: Any) -> None:
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks of Arrow and OpenMP
     receiver, sender = context.Pipe(duplex=False)
     level = logging.getLogger(logs.OURS[0]).level
-    process = context.Process(target=_call, args=(sender, level, function, arguments), name=function.__name__)
+    process = context.Process(target=_call, args=(sender, level, function, arguments))
     process.start()
     sender.close()
     try:

@@ -26,13 +26,14 @@ def check(
         raise GateError(f"{config.name}: the index holds {index.rows} items, {counts.embedded} were embedded")
     if index.recall < config.index.recall_target:
         raise GateError(
-            f"{config.name}: recall@{index.recall_k} of the index is {index.recall:.3f}, the target {config.index.recall_target}"
+            f"{config.name}: recall@{index.recall_k} of the index is {index.recall:.3f}, "
+            f"the target {config.index.recall_target}"
         )
     before, now = _final_r1(served.metrics) if served else None, _final_r1(metrics)
     if before is not None and now is not None and now < before - config.publish.max_r1_drop:
         raise GateError(
-            f"{config.name}: R@1 fell from {before:.3f} (generation {served.number if served else 0}) to {now:.3f}, more than "
-            f"publish.max_r1_drop={config.publish.max_r1_drop} allows; the old generation is still served. "
+            f"{config.name}: R@1 fell from {before:.3f} (generation {served.number if served else 0}) to {now:.3f}, "
+            f"more than publish.max_r1_drop={config.publish.max_r1_drop} allows; the old generation is still served. "
             "See the report; to accept the drop raise publish.max_r1_drop"
         )
 

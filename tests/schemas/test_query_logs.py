@@ -30,10 +30,10 @@ def jsonl(folder):
 
 
 def parquet(folder):
-    rows = [
-        {"query_id": r["query_id"], "text": r["text"], "count": int(r["count"] or 1), "clicked": [k for k in r["clicked"].split("|") if k]}
-        for r in ROWS
-    ]  # fmt: skip
+    rows = [dict(row) for row in ROWS]
+    for row in rows:
+        row["count"] = int(row["count"] or 1)
+        row["clicked"] = [key for key in row["clicked"].split("|") if key]
     pq.write_table(pa.Table.from_pylist(rows), folder / "log.parquet")
     return str(folder / "log.parquet")
 

@@ -43,10 +43,9 @@ def test_no_two_things_share_a_path():
     layout = Layout("build/", "demo")
     digest = "0" * 64
     part = layout.embedding_part(digest, "a/x.tar", digest)
-    paths = [
-        *vars(part).values(), *layout.queries(digest), layout.index(digest), layout.candidates(digest), layout.scores(digest),
-        layout.rankings(digest), layout.generation(1), layout.report(1), layout.current(), layout.shards(), layout.cache("x", digest),
-    ]  # fmt: skip
+    folders = [layout.index(digest), layout.candidates(digest), layout.scores(digest), layout.rankings(digest)]
+    single = [layout.generation(1), layout.report(1), layout.current(), layout.shards(), layout.cache("x", digest)]
+    paths = [*vars(part).values(), *layout.queries(digest), *folders, *single]
     assert len(set(paths)) == len(paths)
     assert all(path.startswith("build/") for path in paths)
 

@@ -135,6 +135,11 @@ def test_half_precision_export_takes_half_the_bytes_and_loads(tmp_path):
     assert encoder.encode_text(["a red thing"])["embedding"].dtype == np.float32
 
 
+def test_training_in_bfloat16_validates_in_float32(tmp_path):
+    config = config_of(steps=2, precision="bfloat16")
+    assert train(config, Colours(), tmp_path, device="cpu")["metrics"]["fast_r1"] >= 0
+
+
 def test_training_stops_when_nothing_gets_better(tmp_path):
     config = config_of(steps=40, optimizer={"lr": 1e-12}, validation={"every": 2, "patience": 2})
     built = build(config, Colours().words())

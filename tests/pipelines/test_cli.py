@@ -1,0 +1,82 @@
+"""Every verb has help, an example and a dry run that writes nothing; errors are one line with the documented code."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines.cli import app
+
+REPO = Path(__file__).resolve().parents[2]
+VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
+STAGES = ["prepare", "embed", "index", "rerank", "evaluate", "publish", "reindex"]
+
+
+def fastslow(*arguments: str, cwd: Path = REPO) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it."""
+    environment = os.environ | {"PYTHONPATH": str(REPO), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *arguments], capture_output=True, text=True, cwd=cwd, env=environment
+    )
+
+
+def files(folder: Path) -> list[str]:
+    """Everything below a folder but memos, which may be deleted at any time."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "cache" not in p.parts)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_and_a_copyable_example(verb):
+    shown = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert shown.exit_code == 0
+    assert f"Example: fastslow {verb} " in re.sub(r"\s+", " ", shown.output)
+    assert "--dry-run" in shown.output
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_a_dry_run_of_a_stage_prints_the_plan_and_writes_nothing(verb, tmp_path):
+    done = fastslow(verb, "demo", "--root", str(tmp_path), "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    steps = json.loads(done.stdout)
+    assert steps[0]["stage"] == "prepare"
+    assert steps[0]["state"] == "to do"
+    assert all(step["state"] == "after" for step in steps[1:])
+    assert files(tmp_path) == []
+
+
+def test_a_dry_run_of_training_prints_the_config_and_writes_nothing(tmp_path):
+    done = fastslow("train", "demo-loopitr", "--out", str(tmp_path / "out"), "--set", "steps=7", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 7
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["reindex", "demmo"], 2, "unknown dataset 'demmo'; did you mean 'demo'?"),
+        (["reindex", "demo", "--encoder", "nothing"], 2, "unknown encoder 'nothing'"),
+        (["reindex", "demo", "--set", "rerank.depht=3"], 2, "rerank.depht: unknown key; allowed here: "),
+        (["reindex", "flickr8k"], 2, "checkpoints/flickr8k-loopitr"),
+        (["reindex", "demo", "--shards", "no/such-{000..001}.tar"], 1, "no/such-"),
+        (["search", "demo", "a cat", "--root", "nowhere"], 1, "demo"),
+        (["train", "flickr8k-loopitr", "--out", "nowhere"], 1, "--shards"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_a_wrong_command_is_one_clear_message_and_the_documented_code(arguments, code, message, tmp_path):
+    done = fastslow(*arguments, cwd=REPO)
+    assert done.returncode == code, done.stderr
+    assert message in re.sub(r"\s+", " ", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback():
+    done = fastslow("--debug", "reindex", "demmo")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
