@@ -15,7 +15,6 @@ from rich.console import Console
 
 from pipelines import logs
 from schemas.errors import FastslowError
-from schemas.layout import Layout
 
 app = typer.Typer(
     name="fastslow",
@@ -108,9 +107,10 @@ def report(dataset: Dataset, root: Root = "build", generation: Number = None, dr
     Example: [bold]fastslow report demo[/bold]
     """
     from pipelines.evaluate.report import run
+    from pipelines.jobs import layout_of
     from pipelines.search import read_generation
 
-    layout = Layout(root, dataset)
+    layout = layout_of(dataset, root)
     found = read_generation(layout, generation)
     _say(layout.report(found.number) if dry_run else run(layout, found))
 
@@ -132,13 +132,15 @@ def search(
     Example: [bold]fastslow search demo "a red circle left of a blue square" --save out.png[/bold]
     """
     from pipelines import tables
+    from pipelines.jobs import layout_of
     from pipelines.search import open_generation, read_generation
 
+    layout = layout_of(dataset, root)
     if dry_run:
-        found = read_generation(Layout(root, dataset), generation)
+        found = read_generation(layout, generation)
         _say(f"generation {found.number} of {dataset}: {found.counts.embedded:,} items, index {found.index}")
         return
-    snapshot = open_generation(Layout(root, dataset), generation)
+    snapshot = open_generation(layout, generation)
     answers = snapshot.answer(text, k, rerank=rerank)
     if save:
         save.write_bytes(snapshot.contact_sheet(answers))

@@ -56,6 +56,16 @@ def resolve_job(
     )
 
 
+def layout_of(dataset: str, root: str) -> Layout:
+    """Where a dataset's things are, given by its name or by its config file.
+
+    Raises:
+      ConfigError: the file is missing or wrong, or the name cannot be a folder.
+    """
+    is_file = dataset.endswith((".yaml", ".yml"))
+    return Layout(root, load(DatasetConfig, find("datasets", dataset)).name if is_file else dataset)
+
+
 def resolve_encoder(name: str) -> EncoderConfig:
     """A model by config name, YAML file, checkpoint folder or `builtin:<name>`.
 

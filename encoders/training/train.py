@@ -1,5 +1,6 @@
 """A whole training run: build, loop, export. Run again, it says that it is done, or goes on where it was."""
 
+import hashlib
 import json
 import logging
 import platform
@@ -63,7 +64,7 @@ def train(
             lambda images, name: cached_features(
                 built.model,
                 images,
-                folder / digest[:16] / f"features-{name}.npy",
+                folder / "features" / f"{name}-{features_digest(built, source.digest)[:16]}.npy",
                 spec=built.spec,
                 flip=name == "train" and isinstance(config.data, ShardData) and config.data.flip,
             )
@@ -94,6 +95,15 @@ def run_digest(config: TrainConfig, data_digest: str) -> str:
     return digest_value(
         {"config": config.model_dump(mode="json", exclude={"workers", "log_every"}), "data": data_digest}
     )
+
+
+def features_digest(built: Built, data_digest: str) -> str:
+    """Names the features of a frozen backbone, so that a run with other settings above it finds them again."""
+    weights = hashlib.sha256()
+    for name, tensor in built.model.vision.state_dict().items():
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest_value({"data": data_digest, "pixels": repr(built.spec), "weights": weights.hexdigest()})
 
 
 def finished(out: Path, digest: str) -> dict[str, Any] | None:
