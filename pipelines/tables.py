@@ -38,13 +38,13 @@ def summary_table(summary: Summary) -> Group:
             table.add_row(*row)
     if summary.index:
         built = summary.index
-        promise = f"target {built.recall_target:g}; {built.key} {built.parameters}".rstrip()
         table.add_row(
-            f"index recall@{built.recall_k}", f"{built.recall:.3f} of exact search on text queries ({promise})"
+            f"index recall@{built.recall_k}", f"{built.recall:.3f} on text queries, target {built.recall_target:g}"
         )
+        table.add_row("index", f"{built.key} {built.parameters}".rstrip())
     if summary.seconds:
         parts = ", ".join(f"{stage} {value:.1f}" for stage, value in summary.seconds.items())
-        table.add_row("seconds", f"{parts}; together {sum(summary.seconds.values()):.1f}")
+        table.add_row("seconds", f"{sum(summary.seconds.values()):.1f}: {parts}")
     if summary.report:
         table.add_row("report", summary.report)
     return Group(table)
@@ -63,13 +63,12 @@ def _quality(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     figures = metrics.get("text_to_image")
     if not figures:
         return [("R@K", "not measured: no query is known to have a relevant item")]
-    rows = [("text to image", f"R@1/5/10 of {metrics['measured']:,} queries the run was not fitted on")]
-    if metrics["measured_on"] == "all":
-        rows = [("text to image", f"R@1/5/10 of {metrics['measured']:,} queries")]
+    unseen = "; beta was fitted on others" if metrics["measured_on"] == "test" else ""
+    rows = [("text to image", f"R@1 / 5 / 10, {metrics['measured']:,} queries{unseen}")]
     rows.append(("  fast", _recalls(figures["fast"])))
     if "reranked" in figures:
         gain = figures["gain"]["R@1"]
-        change = f"{100 * gain['value']:+.1f} points at R@1 ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
+        change = f"R@1 {100 * gain['value']:+.1f} ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
         rows.append(("  reranked", f"{_recalls(figures['reranked'])}   {change}"))
     if metrics.get("image_to_text"):
         rows.append(("image to text, fast", _recalls(metrics["image_to_text"])))

@@ -96,7 +96,7 @@ def run(job: Job, embed: Sequence[str], index_manifest_url: str, queries_manifes
     """
     plan = plan_candidates(job, embed, index_manifest_url, queries_manifest_url)
     if not pending(plan):
-        log.info("candidates %s are there", plan.manifest_url)
+        log.debug("candidates %s are there", plan.manifest_url)
         return plan.manifest_url
     from schemas.parquet import entry, read_table, vectors
 

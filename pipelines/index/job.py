@@ -30,7 +30,7 @@ def run(job: Job, embedding_manifest_urls: Sequence[str], queries_manifest_url: 
     """
     plan = plan_index(job, embedding_manifest_urls, queries_manifest_url)
     if not pending(plan):
-        log.info("index %s is there", plan.manifest_url)
+        log.debug("index %s is there", plan.manifest_url)
         return plan.manifest_url
     with staging() as folder:
         manifest = _make(job, plan, folder)

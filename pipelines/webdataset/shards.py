@@ -144,7 +144,7 @@ def _content_digest(full_url: str, url: str, size: int, stamp: str | None, layou
         known = None
     if isinstance(known, str) and len(known) == 64:
         return known
-    logger.info("digest of %s (%d bytes)", url, size)
+    logger.debug("digest of %s (%d bytes)", url, size)
     digest = digest_file(url)
     publish_bytes(encode_json(digest), memo)
     return digest
