@@ -157,6 +157,7 @@ def train(
     validation_shards: Annotated[list[str] | None, typer.Option(help="Never trained on; chooses the step.")] = None,
     settings: Settings = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Do not go on from what is in the folder.")] = False,
+    stop_after: Annotated[int | None, typer.Option(min=1, help="End after so many steps of the schedule.")] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -179,6 +180,7 @@ def train(
         validation_shards=validation_shards or (),
         settings=settings or (),
         resume=not fresh,
+        stop_after=stop_after,
     )
     if as_json:
         _print_json(found)

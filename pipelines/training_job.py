@@ -30,6 +30,7 @@ def run(
     resume: bool = True,
     device: str | None = None,
     listener: "Listener | None" = None,
+    stop_after: int | None = None,
 ) -> dict[str, Any]:
     """Trains, or says what an earlier run of the same config and data gave.
 
@@ -41,6 +42,7 @@ def run(
       resume: go on from a checkpoint of the same run found in `out`.
       device: "cpu" keeps the run off the GPU.
       listener: told of losses and validations; None: a progress bar.
+      stop_after: end after so many steps, the learning rate falling as for all of them.
 
     Returns:
       What `out`/training.json holds.
@@ -54,9 +56,9 @@ def run(
         logger.info("%s: trained already, fast R@1 %.1f", out, done["metrics"]["fast_r1"])
         return done
     if listener is not None:
-        return train(chosen, source, Path(out), resume=resume, device=device, listener=listener)
+        return train(chosen, source, Path(out), resume=resume, device=device, listener=listener, stop_after=stop_after)
     with _shown(chosen) as shown:
-        return train(chosen, source, Path(out), resume=resume, device=device, listener=shown)
+        return train(chosen, source, Path(out), resume=resume, device=device, listener=shown, stop_after=stop_after)
 
 
 def read_config(
@@ -140,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="laid over the config")
     parser.add_argument("--fresh", action="store_true", help="do not go on from a checkpoint")
     parser.add_argument("--device", choices=["cpu"], default=None)
+    parser.add_argument("--stop-after", type=int, default=None, help="steps; the schedule stays that of all")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -151,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings=given.set,
             resume=not given.fresh,
             device=given.device,
+            stop_after=given.stop_after,
         )
     except FastslowError as error:
         logger.error("%s", error)  # noqa: TRY400  (a message, not a traceback)

@@ -33,6 +33,7 @@ def train(
     resume: bool = True,
     listener: Listener | None = None,
     device: str | None = None,
+    stop_after: int | None = None,
 ) -> dict[str, Any]:
     """Trains and exports a checkpoint folder.
 
@@ -44,6 +45,7 @@ def train(
       out: the folder; `out`/checkpoints is used on the way.
       resume: go on from checkpoints found there.
       device: "cpu" keeps the run off the GPU.
+      stop_after: end after so many steps of a schedule made for `config.steps`.
 
     Returns:
       What training.json holds.
@@ -70,7 +72,14 @@ def train(
             )
         )
     progress = fit(
-        built, config, source, folder=folder / digest[:16], accelerator=accelerator, resume=resume, listener=listener
+        built,
+        config,
+        source,
+        folder=folder / digest[:16],
+        accelerator=accelerator,
+        resume=resume,
+        listener=listener,
+        stop_after=stop_after,
     )
     built.model.load_state_dict(best_weights(folder / digest[:16]))
     with accelerator.autocast():

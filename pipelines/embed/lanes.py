@@ -1,9 +1,8 @@
 """Lanes: threads side by side that each take a whole batch from raw bytes to vectors; results come out in order.
 
 On a CPU one lane per core, each running the model with ONE torch thread, gave 0.98 of what the machine can do
-at all for ViT-B/32 (benchmarks/bench_embed.py); a decoder feeding one many-threaded forward gave half as much for
-small models, because OpenMP's barriers and the decoder fight for the same cores. On a GPU the lanes decode, and take
-turns on the device.
+at all for ViT-B/32 (benchmarks/README.md); with one many-threaded forward instead, OpenMP's barriers and the decoders
+would fight for the same cores. On a GPU the lanes decode, and take turns on the device.
 """
 
 import os

@@ -294,7 +294,7 @@ def _recalls(searcher: Searcher, truth: _Truth, k: int, point: Point) -> np.ndar
 
 
 def _ms_per_query(searcher: Searcher, queries: np.ndarray, k: int, point: Point) -> float:
-    """Milliseconds per query of a batch that was just searched: the best of some repetitions, as others only disturb."""
+    """Milliseconds per query of a batch that was just searched: the best of some repetitions."""
     best, begun = float("inf"), time.perf_counter()
     for _ in range(MOST_REPETITIONS):
         started = time.perf_counter()
