@@ -1,15 +1,22 @@
 """How text and pictures become vectors and scores.
 
 base           the two protocols: DualEncoder and PairScorer
-registry       model type -> adapter, one literal dict; loading by hub id, folder or built-in name
+registry       model type -> adapter, one literal dict; loading
+sources        what a model's name stands for: hub id, folder or built-in
+hub            files of a model repository, safetensors only
+model_files    weight files and JSON files of a model folder
 fingerprints   the name of a model: weights, preprocessing, dtype, library
 precision      which dtype runs here, checked against float32
 pixels         how a picture is resized for a model, and pixels -> model input on the device
+limits         what is refused before and while decoding, each refusal with a name
+decoding       bytes -> frames, by content; images -> one, videos -> several
 images         bytes -> RGB array
 videos         bytes -> sampled RGB frames with their times
+backbones      Hugging Face backbones as parts of our architectures
+layers, losses, negatives    small pieces the architectures are made of
 hf/            adapters over Hugging Face models
-architectures/ the five systems
-training/      losses, negatives, the loop
+architectures/ the systems of the papers
+training/      the loop
 
 Never imports Beam or faiss.
 """

@@ -26,6 +26,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from encoders.backbones import build_backbone
 from encoders.base import Vectors
+from encoders.hf.weights import load_weights
 from encoders.layers import AttentionPool, Block, ConvGrid, masked_mean
 from encoders.losses import IGNORED, distillation, info_nce, masked_words, matching
 from encoders.negatives import mask_category, mask_words, positive_mask, sample_negatives
@@ -378,13 +379,12 @@ class LoopITREncoder:
         Raises:
           ModelError: it is not whole.
         """
+        self.model = load_weights(LoopITRModel, Path(folder), dtype=dtype, device=device)
         try:
-            model = LoopITRModel.from_pretrained(folder, dtype=dtype, use_safetensors=True)
             self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise ModelError(f"{folder}: not a LoopITR checkpoint: {error}") from error
-        self.model: LoopITRModel = nn.Module.to(model, device).eval()
-        self.config: LoopITRConfig = self.model.config
+        self.config: LoopITRConfig = self.model.config  # type: ignore[assignment]
         self.device, self.dtype, self.fingerprint = device, dtype, fingerprint
         self.pixels = read_spec(Path(folder), family="Siglip")
         self.frames = self.config.frames if self.config.max_frames else None

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import MobileNetV2Config, ViTConfig
 
 from encoders.architectures.loopitr import LoopITREncoder, LoopITRModel, LoopITRObjective
@@ -157,7 +158,7 @@ def test_nothing_in_nothing_out(encoder):
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="not a LoopITR checkpoint"):
+    with pytest.raises(ModelError, match="expected model.safetensors"):
         LoopITREncoder(tmp_path, dtype=torch.float32, device=CPU, fingerprint="f")
 
 
@@ -272,3 +273,14 @@ def test_a_missing_backbone_is_one_clear_error():
     missing = str(Path("/nonexistent/backbone"))
     with pytest.raises(ModelError, match="text backbone"):
         build(tiny(text=missing), WORDS)
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused_and_not_made_up(built, tmp_path):
+    built.model.save_pretrained(tmp_path)
+    built.tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(built.spec)))
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["match_head.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 are missing, the first: match_head\.weight"):
+        LoopITREncoder(tmp_path, dtype=torch.float32, device=CPU, fingerprint="f")
