@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -271,6 +272,7 @@ def accelerator_of(config: TrainConfig, device: str | None = None) -> Accelerato
     if gpu:
         torch.set_float32_matmul_precision("high")
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+    AcceleratorState._reset_state()  # another run of this process may have had another precision
     return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device == "cpu")
 
 

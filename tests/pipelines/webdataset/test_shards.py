@@ -23,7 +23,7 @@ def folder(tmp_path):
 def memory():
     fs = fsspec.filesystem("memory")
     yield fs
-    fs.rm("/shards", recursive=True)
+    fs.rm("/test-shards", recursive=True)
 
 
 def names(urls):
@@ -70,9 +70,12 @@ def test_what_matches_nothing_is_an_error_that_names_it(folder, pattern, message
 
 def test_any_fsspec_url_will_do(memory):
     for name in ("x-0.tar", "x-1.tar"):
-        memory.pipe(f"/shards/{name}", name.encode())
-    assert expand(["memory://shards/x-{0..1}.tar"]) == ["memory://shards/x-0.tar", "memory://shards/x-1.tar"]
-    assert names(expand(["memory://shards/*.tar"])) == ["x-0.tar", "x-1.tar"]
+        memory.pipe(f"/test-shards/{name}", name.encode())
+    assert expand(["memory://test-shards/x-{0..1}.tar"]) == [
+        "memory://test-shards/x-0.tar",
+        "memory://test-shards/x-1.tar",
+    ]
+    assert names(expand(["memory://test-shards/*.tar"])) == ["x-0.tar", "x-1.tar"]
 
 
 def test_digests_are_sha256_of_the_content(folder):
@@ -104,13 +107,13 @@ def test_a_damaged_memo_is_made_again(folder):
 
 
 def test_a_remote_checksum_is_used_where_there_is_one(memory, tmp_path, monkeypatch):
-    memory.pipe("/shards/x.tar", b"content")
+    memory.pipe("/test-shards/x.tar", b"content")
     layout = Layout(str(tmp_path), "d")
-    by_content = list_shards(["memory://shards/x.tar"], layout)[0]
-    assert by_content == Shard("memory://shards/x.tar", hashlib.sha256(b"content").hexdigest(), 7)
+    by_content = list_shards(["memory://test-shards/x.tar"], layout)[0]
+    assert by_content == Shard("memory://test-shards/x.tar", hashlib.sha256(b"content").hexdigest(), 7)
 
     info = type(memory).info
     monkeypatch.setattr(type(memory), "info", lambda self, path: info(self, path) | {"ETag": '"1234"'})
-    by_etag = list_shards(["memory://shards/x.tar"], layout)[0]
+    by_etag = list_shards(["memory://test-shards/x.tar"], layout)[0]
     assert by_etag.digest != by_content.digest
-    assert by_etag == list_shards(["memory://shards/x.tar"], layout)[0]
+    assert by_etag == list_shards(["memory://test-shards/x.tar"], layout)[0]
