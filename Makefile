@@ -53,7 +53,9 @@ format: $(STAMP)  ## format and fix what can be fixed
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
 
 bench: $(STAMP)  ## speed and memory as ratios, written to benchmarks/results
-	@$(VENV)/bin/python -m benchmarks.bench_embed --json benchmarks/results/embed.json && $(VENV)/bin/python -m benchmarks.bench_memory --json benchmarks/results/memory.json
+	@$(VENV)/bin/python -m benchmarks.bench_embed --images 512 --texts 256 --json benchmarks/results/embed.json
+	@$(VENV)/bin/python -m benchmarks.bench_memory --json benchmarks/results/memory.json
+	@$(VENV)/bin/python -m benchmarks.bench_parquet --json benchmarks/results/parquet.json
 
 lock: $(STAMP)  ## solve setup.py and requirements.in into requirements.txt
 	@$(VENV)/bin/uv pip compile --quiet --upgrade --python $(VENV)/bin/python setup.py requirements.in --no-header \

@@ -18,8 +18,8 @@ from schemas.manifests import FileEntry
 class TableWriter:
     """Writes a Parquet file batch by batch; memory is bounded by one batch.
 
-    Vector columns are stored plain (no dictionary, no compression): measured 3 to 6 times faster to read than
-    the defaults. Statistics are kept for `key`-like columns only, never for vectors.
+    Vector columns are stored plain (no dictionary, no compression): 6 times faster to read than
+    the defaults (benchmarks/README.md). Statistics are kept for `key`-like columns only, never for vectors.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:

@@ -27,8 +27,8 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(REPO), "COLUMNS": "200"}
 
 
-def fastslow(*arguments: str) -> str:
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, cwd=REPO, env=environment())
+def fastslow(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, cwd=cwd, env=environment())
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -46,8 +46,8 @@ def data_files(root: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> tuple[Path, dict]:
-    root = tmp_path_factory.mktemp("root")
-    return root, json.loads(fastslow("reindex", "demo", "--root", str(root), "--json", *SMALL))
+    folder = tmp_path_factory.mktemp("whole")  # the root is given relative to it: manifests name shards by URL
+    return folder / "build", json.loads(fastslow("reindex", "demo", "--json", *SMALL, cwd=folder))
 
 
 def test_every_sample_is_accounted_for_and_the_generation_is_served(built):
@@ -69,7 +69,7 @@ def test_reranking_lifts_the_shipped_model_on_scenes_it_never_saw(built):
 def test_run_again_nothing_is_done_and_no_byte_changes(built):
     root, _ = built
     before = data_files(root)
-    again = json.loads(fastslow("reindex", "demo", "--root", str(root), "--json", *SMALL))
+    again = json.loads(fastslow("reindex", "demo", "--json", *SMALL, cwd=root.parent))
     assert again["published"] is None
     assert again["seconds"] == {}
     assert data_files(root) == before
@@ -89,14 +89,14 @@ def test_the_index_opens_in_plain_faiss_and_finds_what_search_finds(built):
     _, ids = index.search(np.stack(queries["embedding"]).astype(np.float32), 1)
     keys = parts.set_index("item_id")["key"]
     text = queries["text"][3]
-    answers = json.loads(fastslow("search", "demo", text, "--root", str(root), "-k", "1", "--no-rerank", "--json"))
+    answers = json.loads(fastslow("search", "demo", text, "-k", "1", "--no-rerank", "--json", cwd=root.parent))
     assert answers[0]["key"] == keys[ids[3, 0]]
 
 
 def test_search_reranks_and_draws_a_contact_sheet(built, tmp_path):
     root, _ = built
     sheet = tmp_path / "out.png"
-    shown = fastslow("search", "demo", "a red circle left of a blue square", "--root", str(root), "--save", str(sheet))
+    shown = fastslow("search", "demo", "a red circle left of a blue square", "--save", str(sheet), cwd=root.parent)
     assert "slow" in shown
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
@@ -105,10 +105,10 @@ def test_search_reranks_and_draws_a_contact_sheet(built, tmp_path):
 def test_killed_again_and_again_it_ends_with_the_same_bytes(built, tmp_path):
     root, _ = built
     chance = random.Random(5)
-    arguments = command("reindex", "demo", "--root", str(tmp_path), *SMALL)
+    arguments = command("reindex", "demo", *SMALL)
     for _ in range(40):
         run = subprocess.Popen(
-            arguments, cwd=REPO, env=environment(), start_new_session=True, stderr=subprocess.DEVNULL
+            arguments, cwd=tmp_path, env=environment(), start_new_session=True, stderr=subprocess.DEVNULL
         )
         try:
             assert run.wait(timeout=chance.uniform(2, 25)) == 0
@@ -118,6 +118,6 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(built, tmp_path):
             run.wait()
             time.sleep(0.2)
     else:
-        fastslow("reindex", "demo", "--root", str(tmp_path), *SMALL)
-    assert data_files(tmp_path) == data_files(root)
+        fastslow("reindex", "demo", *SMALL, cwd=tmp_path)
+    assert data_files(tmp_path / "build") == data_files(root)
     assert not list(tmp_path.rglob("*.tmp")), "half-written files are left over"
