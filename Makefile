@@ -21,8 +21,9 @@ help:  ## print this help
 
 $(STAMP): requirements.txt setup.py
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or give PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "installing into $(VENV), once"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.8' || echo "uv is not to be had; plain pip will take longer"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.8' 2>/dev/null || echo "uv is not to be had; plain pip takes some minutes"
 	@if [ -x $(VENV)/bin/uv ]; then \
 	  $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.txt && \
 	  $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .; \
