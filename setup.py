@@ -43,7 +43,6 @@ setup(
         "transformers>=5.17,<6",
         "typer>=0.20",
         "vl-convert-python>=1.8",
-        "webdataset==1.0.2",
     ],
     extras_require={"s3": ["s3fs"], "gcs": ["gcsfs"], "dataflow": ["apache-beam[gcp]==2.77.0"]},
 )

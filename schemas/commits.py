@@ -1,6 +1,6 @@
 """Files that appear whole or not at all, manifests that are created once, and the one pointer that moves.
 
-Protocol (measured on file, memory, S3 and GCS): write to a local temporary file, publish it under its
+Protocol: write to a local temporary file, publish it under its
 final name in one step, then create the manifest only if it is absent. Two workers racing on one unit leave
 one winner; a kill at any point leaves either nothing that readers see or a finished unit.
 """
