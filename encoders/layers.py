@@ -1,7 +1,9 @@
-"""Blocks shared by the architectures: attention, transformer blocks, a convolutional grid, attention pooling.
+"""Blocks shared by the architectures: attention, transformer blocks, a convolutional grid, pooling, temperature.
 
 Letters: B batch, L words, M memory tokens, C width, A heads, H W pixels.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -129,6 +131,37 @@ class AttentionPool(nn.Module):
         question = self.question.expand(len(tokens), -1, -1)
         answer: torch.Tensor = self.attention(question, self.norm(tokens), mask)
         return answer[:, 0]
+
+
+def in_float32(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """What a linear layer makes of x, in float32 whatever both are stored in."""
+    with torch.autocast(x.device.type, enabled=False):
+        return functional.linear(x.float(), linear.weight.float(), None if linear.bias is None else linear.bias.float())
+
+
+class Temperature(nn.Module):
+    """A learnt temperature, kept in 0.001..0.5 (ALBEF)."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(float(start)).log())
+
+    def forward(self) -> torch.Tensor:
+        """Scalar."""
+        return self.log.exp().clamp(0.001, 0.5)
+
+
+def join_groups(groups: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Tokens (B, V, C) of groups (B_g, V_g, C), padded to the longest, and their mask bool (B, V).
+
+    The mask is None where nothing was padded.
+    """
+    longest = max(tokens.shape[1] for tokens in groups)
+    if all(tokens.shape[1] == longest for tokens in groups):
+        return torch.cat(list(groups)), None
+    padded = [functional.pad(tokens, (0, 0, 0, longest - tokens.shape[1])) for tokens in groups]
+    place = torch.arange(longest, device=padded[0].device)
+    return torch.cat(padded), torch.cat([(place < tokens.shape[1]).expand(len(tokens), -1) for tokens in groups])
 
 
 def masked_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

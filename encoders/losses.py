@@ -12,6 +12,12 @@ IGNORED = -100
 """A label that no loss counts."""
 
 
+def cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """(B, N) of unit vectors (B, D) and (N, D), in float32 also where the rest is computed in less."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a.float() @ b.float().T
+
+
 def info_nce(similarity: torch.Tensor, positives: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
     """Cross entropy to the positives of each row, shared equally among them (ALBEF's image-text contrast).
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from encoders import sources
+from encoders.architectures import ARCHITECTURES, MODEL_TYPE
 from encoders.fingerprints import model_fingerprint
 from schemas.configs import EncoderConfig
 from schemas.errors import ModelError
@@ -74,10 +75,10 @@ def _blip() -> AdapterType:
     return BlipScorer
 
 
-def _loopitr() -> AdapterType:
-    from encoders.architectures.loopitr import LoopITREncoder
+def _trained() -> AdapterType:
+    from encoders.architectures.encoder import TrainedEncoder
 
-    return LoopITREncoder
+    return TrainedEncoder
 
 
 MODEL_TYPES: dict[str, Entry] = {
@@ -86,7 +87,7 @@ MODEL_TYPES: dict[str, Entry] = {
     "siglip2": Entry(dual=_siglip2, scorer=None),
     "xclip": Entry(dual=_xclip, scorer=None),
     "blip": Entry(dual=None, scorer=_blip),
-    "fastslow-loopitr": Entry(dual=_loopitr, scorer=_loopitr),
+    **{MODEL_TYPE.format(name): Entry(dual=_trained, scorer=_trained) for name in ARCHITECTURES},
 }
 """`model_type` of a config.json -> its adapters."""
 

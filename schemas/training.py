@@ -1,66 +1,11 @@
 """The training config: model, losses, data, schedule; strict YAML like all configs."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from schemas.architectures import AnyLosses, AnySettings, PositiveFloat, Weight
 from schemas.configs import Config, Fraction, Positive
-
-Weight = Annotated[float, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-
-
-class SmallText(Config):
-    """A BERT of our own, trained from nothing on the words of the training captions."""
-
-    width: Positive = 128
-    layers: Positive = 2
-    heads: Positive = 4
-    dropout: Fraction = 0.0
-
-
-class LoopITRSettings(Config):
-    """Shape of a LoopITR; see encoders.architectures.loopitr.LoopITRConfig."""
-
-    architecture: Literal["loopitr"] = "loopitr"
-    vision: str | None = None  # hub id or folder of a Hugging Face vision backbone; null: convolutional grid
-    text: str | None = None  # hub id or folder of a BERT-like encoder; null: small_text
-    small_text: SmallText = SmallText()
-    image_size: Positive = 64  # pixels a side
-    grid: Positive = 4  # tokens a side of the convolutional grid
-    visual_width: Positive = 128
-    visual_layers: Annotated[int, Field(ge=0)] = 2
-    visual_heads: Positive = 4
-    spatial_positions: bool = True
-    max_frames: Annotated[int, Field(ge=0)] = 4  # 0: time is not seen
-    frames: Positive = 4  # sampled from a clip
-    text_pool: Literal["cls", "mean"] = "cls"
-    max_words: Positive = 32  # tokens, the special ones included
-    fusion_layers: Positive = 3
-    fusion_heads: Positive = 4
-    fusion_dropout: Fraction = 0.0
-    embedding_dim: Positive = 32
-    position_std: PositiveFloat = 0.5  # of position and token embeddings at the start
-    temperature: PositiveFloat = 0.07
-    match_score: Literal["difference", "match"] = "difference"
-
-
-class LoopITRLosses(Config):
-    """The unknowns of the paper, each a switch (defaults: the specification's)."""
-
-    contrast: Weight = 1.0
-    matching: Weight = 1.0
-    negatives: Positive = 2  # m a side
-    negative_choice: Literal["sampled", "top", "random"] = "sampled"
-    mining_temperature: PositiveFloat | None = None  # of "sampled": the smaller, the harder; null: that of the contrast
-    distillation: Weight = 1.0
-    distillation_start: Fraction = 0.5  # share of the steps before it begins: a teacher must lead
-    distillation_temperature: PositiveFloat = 1.0
-    distillation_kind: Literal["kl", "ce", "mse"] = "kl"
-    stop_gradient: bool = True  # False lets the student pull the teacher (an ablation)
-    masked_words: Weight = 1.0
-    masking: Literal["categories", "words"] = "words"  # "categories": all words of one category of the source
-    mask_fraction: Fraction = 0.3  # of "words"
 
 
 class SceneStage(Config):
@@ -126,15 +71,24 @@ class Validation(Config):
     patience: Positive | None = None  # validations without a better one that end the training; null: never
 
 
+class TrainStage(Config):
+    """From this step on, the architecture is trained in this way; each stage has a warm-up and a cosine of its own."""
+
+    name: str
+    from_step: Annotated[int, Field(ge=0)]
+    lr_factor: PositiveFloat = 1.0
+
+
 class TrainConfig(Config):
     """One training run."""
 
     name: str
     seed: int = 0
     steps: Positive
+    stages: tuple[TrainStage, ...] = ()  # empty: the architecture's usual one
     batch_size: Positive  # captions with their pictures, a process
-    model: LoopITRSettings
-    losses: LoopITRLosses = LoopITRLosses()
+    model: AnySettings
+    losses: AnyLosses
     data: Annotated[SceneData | ShardData, Field(discriminator="kind")]
     optimizer: Optimizer = Optimizer()
     validation: Validation = Validation()
@@ -144,6 +98,25 @@ class TrainConfig(Config):
     deterministic: bool = False  # also on GPUs, where it is slower
     workers: Annotated[int, Field(ge=0)] | None = None  # processes that make batches; null: one a spare core
     export_dtype: Literal["float32", "float16"] = "float32"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _losses_of_the_architecture(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not isinstance(value.get("model"), dict):
+            return value
+        losses = value.get("losses") or {}
+        if not isinstance(losses, dict):
+            return value
+        return value | {"losses": {"architecture": value["model"].get("architecture"), **losses}}
+
+    @model_validator(mode="after")
+    def _stages_in_order(self) -> Self:
+        starts = [stage.from_step for stage in self.stages]
+        if starts and (starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= self.steps):
+            raise ValueError(f"stages: expected from_step to rise from 0 to below {self.steps}, got {starts}")
+        if self.model.architecture != self.losses.architecture:
+            raise ValueError(f"losses of {self.losses.architecture} for a model of {self.model.architecture}")
+        return self
 
     @model_validator(mode="after")
     def _cached_means_frozen(self) -> Self:

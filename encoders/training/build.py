@@ -9,12 +9,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from encoders.architectures.loopitr import LoopITRConfig, LoopITRModel
+from encoders.architectures import classes
+from encoders.architectures.base import RetrievalModel
 from encoders.backbones import build_backbone, load_backbone
 from encoders.base import PixelSpec
 from encoders.pixels import HALF, read_spec
+from schemas.architectures import Settings
 from schemas.errors import ModelError
-from schemas.training import LoopITRSettings, TrainConfig
+from schemas.training import TrainConfig
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -24,13 +26,13 @@ class Built:
     """Everything of a model before training.
 
     Attributes:
-      pretrained: learning-rate factor by tower, for towers that come with weights.
+      factors: learning-rate factor by submodule, for those that come with weights.
     """
 
-    model: LoopITRModel
+    model: RetrievalModel
     tokenizer: PreTrainedTokenizerFast
     spec: PixelSpec
-    pretrained: dict[str, float]
+    factors: dict[str, float]
 
 
 def build(config: TrainConfig, words: Sequence[str]) -> Built:
@@ -54,8 +56,9 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
     frame_tokens, width = settings.grid**2, settings.visual_width
     if vision:
         frame_tokens, width = _feature_shape(vision[0], spec)
-    model = LoopITRModel(
-        LoopITRConfig(
+    model_class, _ = classes(settings.architecture)
+    model = model_class(
+        model_class.config_class(
             vision_config=vision[0] if vision else None,
             text_config=text_config,
             frame_tokens=frame_tokens,
@@ -63,19 +66,19 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
             **settings.model_dump(exclude={"architecture", "vision", "text", "small_text"}),
         )
     )
-    pretrained = {}
-    if vision:
-        model.vision.load_state_dict(vision[1])
-        pretrained["vision"] = config.optimizer.vision_lr_factor
-    if text:
-        model.text.load_state_dict(text[1])
-        pretrained["text"] = config.optimizer.text_lr_factor
-    else:
-        start_small_text(model.text, std=settings.position_std)
-    return Built(model, tokenizer, spec, pretrained)
+    factors = {}
+    loaded = (("vision", vision, config.optimizer.vision_lr_factor), ("text", text, config.optimizer.text_lr_factor))
+    for kind, backbone, factor in loaded:
+        for name in model_class.BACKBONES[kind]:
+            if backbone:
+                model.get_submodule(name).load_state_dict(backbone[1])
+                factors[name] = factor
+            elif kind == "text":
+                start_small_text(model.get_submodule(name), std=settings.position_std)
+    return Built(model, tokenizer, spec, factors)
 
 
-def pixel_spec(settings: LoopITRSettings) -> PixelSpec:
+def pixel_spec(settings: Settings) -> PixelSpec:
     """How a model will want its pictures: as its vision backbone does; squashed to the input otherwise."""
     if settings.vision and Path(settings.vision).is_dir():
         return read_spec(Path(settings.vision), family="Siglip")
@@ -91,7 +94,7 @@ def start_small_text(text: nn.Module, *, std: float) -> None:
             nn.init.xavier_uniform_(module.weight)
 
 
-def small_text_config(settings: LoopITRSettings, *, vocabulary: int, pad: int) -> dict[str, object]:
+def small_text_config(settings: Settings, *, vocabulary: int, pad: int) -> dict[str, object]:
     """Config of the BERT that `small_text` describes."""
     small = settings.small_text
     return {

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from encoders.architectures.loopitr import LoopITRModel
+from encoders.architectures.base import RetrievalModel
 from encoders.base import PixelSpec
 from encoders.training.batches import to_visual
 
 
 @torch.inference_mode()
 def cached_features(
-    model: LoopITRModel, images: np.ndarray, path: Path, *, spec: PixelSpec, flip: bool, batch_size: int = 16
+    model: RetrievalModel, images: np.ndarray, path: Path, *, spec: PixelSpec, flip: bool, batch_size: int = 16
 ) -> np.ndarray:
     """Features of pictures, read from `path` if they are there.
 
@@ -35,7 +35,7 @@ def cached_features(
         for start in range(0, len(images), batch_size):
             pixels = to_visual(torch.from_numpy(images[start : start + batch_size]), spec, device)[:, 0]
             for view, seen in enumerate((pixels, pixels.flip(-1))[: shape[1]]):
-                out[start : start + batch_size, view] = model.frame_features(seen).half().cpu().numpy()
+                out[start : start + batch_size, view] = model.backbone_features(seen).half().cpu().numpy()
         out.flush()
         del out
         partial.replace(path)

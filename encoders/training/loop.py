@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from encoders.architectures.loopitr import LoopITRObjective
+from encoders.architectures import classes
 from encoders.training import checkpoints
 from encoders.training.augment import augment
 from encoders.training.batches import Batch, Gallery, Inputs, Source, to_visual, tokenise
 from encoders.training.build import Built, token_categories
 from encoders.training.schedule import lr_factor, parameter_groups, set_lr
+from encoders.training.stages import Phase, let_learn, phases
 from encoders.training.validate import Recall, validate
 from schemas.errors import ModelError
 from schemas.training import ShardData, TrainConfig
@@ -45,7 +47,7 @@ class Progress:
 
     Attributes:
       step: steps done.
-      best_step, best: of the validation whose weights are kept.
+      best_step, best: of the validation whose weights are kept; each stage begins anew.
       worse: validations since.
       seconds: of training, over all resumptions.
       history: one row a validation.
@@ -82,14 +84,17 @@ def fit(
       ModelError: the loss is not a number.
     """
     listener = listener or Listener()
+    model_class, objective_class = classes(config.model.architecture)
+    planned = phases(config, model_class.STAGES)
     gallery = source.validation()
-    objective = LoopITRObjective(
+    objective = objective_class(
         built.model,
         config.losses,
         mask_id=built.tokenizer.mask_token_id,
         category=token_categories(built.tokenizer, dict(source.categories())),
     )
-    groups = parameter_groups(built.model, config.optimizer, pretrained=built.pretrained)
+    groups = parameter_groups(built.model, config.optimizer, factors=built.factors)
+    learning = frozenset(name for name, parameter in built.model.named_parameters() if parameter.requires_grad)
     optimizer = torch.optim.AdamW(
         groups, lr=config.optimizer.lr, betas=(0.9, config.optimizer.beta2), fused=accelerator.device.type == "cuda"
     )
@@ -101,8 +106,11 @@ def fit(
         progress = Progress(**{key: state[key] for key in Progress.__dataclass_fields__})
         logger.info("resumed at step %d", progress.step)
     wrapped, prepared = accelerator.prepare(objective, optimizer)
-    run = _Run(built, config, source, folder, accelerator, wrapped, prepared, optimizer, gallery, listener)
-    return run.go(progress, stop_after)
+    run = _Run(built, config, source, folder, accelerator, wrapped, prepared, optimizer, learning, gallery, listener)
+    for phase in planned:
+        if progress.step < phase.last and not run.go(progress, phase, stop_after):
+            break
+    return progress
 
 
 @dataclass
@@ -117,51 +125,57 @@ class _Run:
     objective: Any
     optimizer: Any
     plain_optimizer: torch.optim.Optimizer
+    learning: frozenset[str]
     gallery: Gallery
     listener: Listener
 
-    def go(self, progress: Progress, stop_after: int | None) -> Progress:
+    def go(self, progress: Progress, phase: Phase, stop_after: int | None) -> bool:
+        """Trains to the end of a phase; False if the run was stopped."""
         config, before, started = self.config, progress.seconds, time.monotonic()
-        last = min(config.steps, stop_after or config.steps)
-        sums: dict[str, torch.Tensor] = {}
-        self.built.model.train()
+        model, last = self.built.model, min(phase.last, stop_after or phase.last)
+        if progress.step == phase.first:
+            model.enter_stage(phase.name)
+            progress.best, progress.worse = -math.inf, 0
+        model.frozen = phase.stage.frozen
+        let_learn(model, self.learning, phase.stage.frozen)
+        model.train()
+        sums: dict[str, list[torch.Tensor]] = {}
         for step, batch in zip(range(progress.step, last), self.batches(progress.step, last), strict=True):
-            for name, value in self.step(step, batch).items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
+            for name, value in self.step(step, batch, phase).items():
+                sums.setdefault(name, []).append(value.detach())
             progress.step = step + 1
             progress.seconds = before + time.monotonic() - started
             if progress.step % config.log_every == 0 or progress.step == last:
-                self.log(step, sums)
+                self.log(progress.step, sums)
                 sums = {}
-            if progress.step % config.validation.every == 0 or progress.step == config.steps:
-                self.check(progress)
+            if progress.step % config.validation.every == 0 or progress.step == phase.last:
+                self.check(progress, phase)
             patience = config.validation.patience
-            stopped = patience is not None and progress.worse >= patience
+            stopped = patience is not None and progress.worse >= patience and phase.last == config.steps
             if progress.step % config.checkpoint_every == 0 or progress.step == last or stopped:
                 self.save(progress)
             if stopped:
                 logger.info("stopped at step %d: no better validation since step %d", progress.step, progress.best_step)
-                break
-        return progress
+                return False
+        return last == phase.last
 
-    def step(self, step: int, batch: Batch) -> dict[str, torch.Tensor]:
+    def step(self, step: int, batch: Batch, phase: Phase) -> dict[str, torch.Tensor]:
         """One step of the optimizer; losses by name, on the device."""
         config, accelerator = self.config, self.accelerator
         seed = (config.seed * RANK_STRIDE + step) * accelerator.num_processes + accelerator.process_index
         torch.manual_seed(seed)  # dropout
         generator = torch.Generator(accelerator.device).manual_seed(seed)
         optimizer = config.optimizer
-        set_lr(
-            self.plain_optimizer,
-            lr_factor(
-                step,
-                steps=config.steps,
-                warmup_steps=optimizer.warmup_steps,
-                final_fraction=optimizer.final_lr_fraction,
-            ),
+        factor = lr_factor(
+            step - phase.first,
+            steps=phase.last - phase.first,
+            warmup_steps=optimizer.warmup_steps,
+            final_fraction=optimizer.final_lr_fraction,
         )
-        inputs = self.inputs(batch, generator)
-        losses: dict[str, torch.Tensor] = self.objective(inputs, progress=step / config.steps, generator=generator)
+        set_lr(self.plain_optimizer, phase.lr_factor * factor)
+        losses: dict[str, torch.Tensor] = self.objective(
+            self.inputs(batch, generator), task=phase.task(step), progress=phase.progress(step), generator=generator
+        )
         self.optimizer.zero_grad()
         accelerator.backward(losses["total"])
         accelerator.clip_grad_norm_(self.objective.parameters(), optimizer.clip_norm)
@@ -203,17 +217,16 @@ class _Run:
             )
         )
 
-    def log(self, step: int, sums: dict[str, torch.Tensor]) -> None:
+    def log(self, step: int, sums: dict[str, list[torch.Tensor]]) -> None:
         """Tells the listener the means since the last time; refuses to go on without numbers."""
-        count = step % self.config.log_every + 1
-        means = {name: float(value) / count for name, value in sums.items()}
+        means = {name: float(torch.stack(values).mean()) for name, values in sums.items()}
         if not math.isfinite(means["total"]):
             raise ModelError(f"step {step}: the loss is {means['total']}; lower optimizer.lr or use float32")
         if self.accelerator.is_main_process:
-            self.listener.logged(step + 1, means)
+            self.listener.logged(step, means)
 
-    def check(self, progress: Progress) -> None:
-        """Validates, and keeps the weights if they are the best so far."""
+    def check(self, progress: Progress, phase: Phase) -> None:
+        """Validates, and keeps the weights if they are the best of the phase so far."""
         config = self.config.validation
         with self.accelerator.autocast():
             result = validate(
@@ -223,6 +236,7 @@ class _Run:
                 spec=self.built.spec,
                 depth=config.depth,
                 max_queries=config.max_queries,
+                shortlist=phase.stage.fast,
             )
         value = score(result, config.best)
         progress.history.append({"step": float(progress.step), **result.as_dict()})
@@ -273,7 +287,8 @@ def accelerator_of(config: TrainConfig, device: str | None = None) -> Accelerato
         torch.set_float32_matmul_precision("high")
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
     AcceleratorState._reset_state()  # another run of this process may have had another precision
-    return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device == "cpu")
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # stages and tasks leave some without gradients
+    return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device == "cpu", kwargs_handlers=[unused])
 
 
 def spare_cores(processes: int) -> int:

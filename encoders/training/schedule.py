@@ -7,6 +7,9 @@ from torch import nn
 
 from schemas.training import Optimizer
 
+POSITIONS = ("space", "time")
+"""Names of tables of positions: decayed no more than embeddings are."""
+
 
 def lr_factor(step: int, *, steps: int, warmup_steps: int, final_fraction: float) -> float:
     """Share of the peak learning rate at a step: linear warm-up, then a cosine down to `final_fraction`.
@@ -20,28 +23,27 @@ def lr_factor(step: int, *, steps: int, warmup_steps: int, final_fraction: float
     return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def parameter_groups(model: nn.Module, config: Optimizer, *, pretrained: dict[str, float]) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, config: Optimizer, *, factors: dict[str, float]) -> list[dict[str, object]]:
     """Groups for AdamW; each keeps its peak rate under "peak".
 
     No decay on norms, biases, embeddings and single vectors. A factor of 0 freezes: such parameters are left out
     and need no gradient afterwards.
 
     Args:
-      model: with towers `vision` and `text`.
-      pretrained: learning-rate factor by the name of a tower, for those that were not trained from nothing.
+      factors: learning-rate factor by the name of a submodule, for those that were not trained from nothing.
     """
     embeddings = {
         id(weight) for module in model.modules() if isinstance(module, nn.Embedding) for weight in module.parameters()
     }
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        factor = pretrained.get(name.split(".")[0], 1.0)
+        factor = next((factor for part, factor in factors.items() if name.startswith(f"{part}.")), 1.0)
         if config.freeze_word_embeddings and "word_embeddings" in name:
             factor = 0.0
         if factor == 0:
             parameter.requires_grad_(False)
             continue
-        decays = parameter.ndim >= 2 and id(parameter) not in embeddings and name not in ("space", "time")
+        decays = parameter.ndim >= 2 and id(parameter) not in embeddings and name.rpartition(".")[2] not in POSITIONS
         groups.setdefault((factor, decays), []).append(parameter)
     return [
         {

@@ -109,7 +109,7 @@ def run_digest(config: TrainConfig, data_digest: str) -> str:
 def features_digest(built: Built, data_digest: str) -> str:
     """Names the features of a frozen backbone, so that a run with other settings above it finds them again."""
     weights = hashlib.sha256()
-    for name, tensor in built.model.vision.state_dict().items():
+    for name, tensor in built.model.get_submodule(built.model.BACKBONES["vision"][0]).state_dict().items():
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest_value({"data": data_digest, "pixels": repr(built.spec), "weights": weights.hexdigest()})

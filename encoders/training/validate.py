@@ -9,9 +9,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from encoders.architectures.loopitr import LoopITRModel
+from encoders.architectures.base import RetrievalModel
 from encoders.base import PixelSpec
+from encoders.layers import join_groups
 from encoders.training.batches import Gallery, to_visual, tokenise
+
+LEVEL = "embedding"
+"""The vectors recall is measured with: the finest."""
 
 BETAS = (0.0, *np.geomspace(0.25, 256.0, 21).tolist())
 """Fusion weights tried; 0 is the slow side alone."""
@@ -48,19 +52,22 @@ class Recall:
 
 @torch.inference_mode()
 def validate(
-    model: LoopITRModel,
+    model: RetrievalModel,
     gallery: Gallery,
     *,
     tokenizer: PreTrainedTokenizerFast,
     spec: PixelSpec,
     depth: int,
     max_queries: int,
+    shortlist: bool = True,
     batch_size: int = 128,
 ) -> Recall:
     """Recall of a model; it is put in eval mode and back.
 
     Args:
       depth: K.
+      shortlist: candidates are the best by the vectors; False, where these mean nothing yet: the target and its
+        neighbours in the gallery.
       max_queries: captions used, evenly spread over the gallery.
       batch_size: captions encoded at once; pictures, which are larger, a quarter.
     """
@@ -70,23 +77,24 @@ def validate(
     chosen = np.unique(np.linspace(0, len(gallery.captions) - 1, min(max_queries, len(gallery.captions))).astype(int))
     captions = [gallery.captions[i] for i in chosen]
     targets = gallery.targets[chosen]
-    tokens, token_mask, pictures = _encode_gallery(model, gallery, spec, device, batch_size // 4)
+    cache, cache_mask, pictures = _encode_gallery(model, gallery, spec, device, batch_size // 4)
 
     fast = np.empty((len(captions), len(pictures)), np.float32)
     depth = min(depth, len(pictures))
+    neighbours = torch.from_numpy(_neighbours(targets, depth, len(pictures))).to(device)
     slow = np.empty((len(captions), depth), np.float32)
     candidates = np.empty((len(captions), depth), np.int64)
     for start in range(0, len(captions), batch_size):
         part = slice(start, min(start + batch_size, len(captions)))
         ids, mask = tokenise(tokenizer, captions[part], max_words=model.config.max_words, device=device)
-        states, vectors = model.encode_text(ids, mask)
+        vectors = model.text_vectors(ids, mask)[LEVEL]
         with torch.autocast(device.type, enabled=False):  # in bfloat16 many would tie, and ties count against us
-            similarity = vectors @ pictures.T
-        best = similarity.topk(depth, dim=1).indices  # (b, K)
+            similarity = vectors.float() @ pictures.T
+        best = similarity.topk(depth, dim=1).indices if shortlist else neighbours[part]  # (b, K)
         rows = torch.arange(len(ids), device=device).repeat_interleave(depth)
-        pair_mask = token_mask[best.flatten()] if token_mask is not None else None
-        fused = model.fuse(states[rows], mask[rows], tokens[best.flatten()], pair_mask)
-        slow[part] = model.match_score(model.match_logits(fused)).float().view(-1, depth).cpu().numpy()
+        pair_mask = cache_mask[best.flatten()] if cache_mask is not None else None
+        scores = model.pair_scores(ids, mask, rows, cache[best.flatten()], pair_mask)
+        slow[part] = scores.float().view(-1, depth).cpu().numpy()
         fast[part] = similarity.cpu().numpy()
         candidates[part] = best.cpu().numpy()
     model.train(training)
@@ -118,19 +126,22 @@ def _first(scores: np.ndarray, hit: np.ndarray) -> float:
     return float(100 * (own > others).mean())
 
 
+def _neighbours(targets: np.ndarray, depth: int, items: int) -> np.ndarray:
+    """Indices int64 (Q, K): K successive items of the gallery, around each target."""
+    first = np.clip(targets - depth // 2, 0, items - depth)
+    found: np.ndarray = first[:, None] + np.arange(depth)
+    return found
+
+
 def _encode_gallery(
-    model: LoopITRModel, gallery: Gallery, spec: PixelSpec, device: torch.device, batch_size: int
+    model: RetrievalModel, gallery: Gallery, spec: PixelSpec, device: torch.device, batch_size: int
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """Tokens (N, V, C), padded where groups differ, their mask (N, V) or None, and vectors (N, D)."""
-    tokens, vectors = [], []
+    """Caches (N, V, C), padded where groups differ, their mask (N, V) or None, and vectors (N, D)."""
+    caches, vectors = [], []
     for group in gallery.visuals:
         for start in range(0, len(group), batch_size):
             part = to_visual(torch.from_numpy(group[start : start + batch_size]), spec, device)
-            some, vector = model.encode_visual(part) if part.ndim == 5 else model.encode_features(part)
-            tokens.append(some)
-            vectors.append(vector)
-    longest = max(some.shape[1] for some in tokens)
-    place = torch.arange(longest, device=device)
-    mask = torch.cat([(place < some.shape[1]).expand(len(some), -1) for some in tokens])
-    padded = torch.cat([torch.nn.functional.pad(some, (0, 0, 0, longest - some.shape[1])) for some in tokens])
-    return padded, None if bool(mask.all()) else mask, torch.cat(vectors)
+            caches.append(model.visual_cache(part))
+            vectors.append(model.visual_vectors(part)[LEVEL].float())
+    cache, mask = join_groups(caches)
+    return cache, mask, torch.cat(vectors)

@@ -173,7 +173,7 @@ def test_cached_features_train_like_the_frozen_backbone_they_came_from(tmp_path)
 
     built.model.train(False)
     with torch.inference_mode():
-        direct = built.model.frame_features(
+        direct = built.model.backbone_features(
             to_visual(torch.from_numpy(pictures[3:4]), built.spec, torch.device("cpu"))[:, 0]
         )
     np.testing.assert_allclose(source.images[3, 0], direct[0].half().numpy(), atol=2e-2, rtol=2e-2)

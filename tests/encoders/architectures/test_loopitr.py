@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import MobileNetV2Config, ViTConfig
 
-from encoders.architectures.loopitr import LoopITREncoder, LoopITRModel, LoopITRObjective
+from encoders.architectures.encoder import TrainedEncoder
+from encoders.architectures.loopitr import LoopITRModel, LoopITRObjective
 from encoders.base import DualEncoder, PairScorer
 from encoders.training.batches import Inputs, tokenise
 from encoders.training.build import build, preprocessor_config
@@ -34,7 +35,13 @@ def tiny(**model) -> TrainConfig:
         "embedding_dim": 8,
         "max_words": 12,
     }
-    value = {"name": "tiny", "steps": 2, "batch_size": 4, "model": {**shape, **model}, "data": {"kind": "scenes"}}
+    value = {
+        "name": "tiny",
+        "steps": 2,
+        "batch_size": 4,
+        "model": {"architecture": "loopitr", **shape, **model},
+        "data": {"kind": "scenes"},
+    }
     return parse(TrainConfig, value, source="test")
 
 
@@ -46,12 +53,12 @@ def built():
 
 
 @pytest.fixture(scope="module")
-def encoder(built, tmp_path_factory) -> LoopITREncoder:
+def encoder(built, tmp_path_factory) -> TrainedEncoder:
     folder = tmp_path_factory.mktemp("loopitr")
     built.model.save_pretrained(folder)
     built.tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(built.spec)))
-    return LoopITREncoder(folder, dtype=torch.float32, device=CPU, fingerprint="f" * 64)
+    return TrainedEncoder(folder, dtype=torch.float32, device=CPU, fingerprint="f" * 64)
 
 
 def pixels(count: int, frames: int = 1, seed: int = 0) -> torch.Tensor:
@@ -158,15 +165,15 @@ def test_nothing_in_nothing_out(encoder):
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="expected model.safetensors"):
-        LoopITREncoder(tmp_path, dtype=torch.float32, device=CPU, fingerprint="f")
+    with pytest.raises(ModelError, match="not a trained checkpoint"):
+        TrainedEncoder(tmp_path, dtype=torch.float32, device=CPU, fingerprint="f")
 
 
 def test_positions_start_on_the_scale_of_words(built):
     weights = {name: weight.detach() for name, weight in built.model.named_parameters()}
     word, position = (weights[f"text.embeddings.{kind}_embeddings.weight"].std() for kind in ("word", "position"))
     assert 0.7 < float(position / word) < 1.4
-    assert float(weights["space"].std()) == pytest.approx(0.5, abs=0.15)
+    assert float(weights["vision.space"].std()) == pytest.approx(0.5, abs=0.15)
 
 
 def inputs_of(built, count: int, groups: tuple[int, ...]) -> Inputs:
@@ -184,11 +191,13 @@ def test_a_gradient_reaches_every_parameter(groups):
     made = build(config, WORDS)
     made.model.train()
     objective = LoopITRObjective(made.model, config.losses, mask_id=made.tokenizer.mask_token_id, category=None)
-    losses = objective(inputs_of(made, 4, groups), progress=1.0, generator=torch.Generator().manual_seed(0))
+    losses = objective(
+        inputs_of(made, 4, groups), task="joint", progress=1.0, generator=torch.Generator().manual_seed(0)
+    )
     assert set(losses) == {"contrast", "matching", "distillation", "masked_words", "total"}
     losses["total"].backward()
     without = {name for name, parameter in made.model.named_parameters() if parameter.grad is None}
-    assert without <= ({"time"} if groups == (1,) else set())
+    assert without <= ({"vision.time"} if groups == (1,) else set())
 
 
 def test_distillation_waits_for_its_start():
@@ -196,7 +205,9 @@ def test_distillation_waits_for_its_start():
     made = build(config, WORDS)
     objective = LoopITRObjective(made.model, config.losses, mask_id=made.tokenizer.mask_token_id, category=None)
     inputs = inputs_of(made, 4, (1,))
-    early, late = (objective(inputs, progress=p, generator=torch.Generator().manual_seed(0)) for p in (0.0, 1.0))
+    early, late = (
+        objective(inputs, task="joint", progress=p, generator=torch.Generator().manual_seed(0)) for p in (0.0, 1.0)
+    )
     difference = (late["total"] - early["total"]).item()
     assert difference == pytest.approx(late["distillation"].item(), abs=1e-5)
 
@@ -207,7 +218,7 @@ def test_a_batch_of_one_picture_has_no_negatives_and_does_not_fail():
     inputs = inputs_of(made, 4, (1,))
     same = Inputs(inputs.visuals, inputs.ids, inputs.mask, inputs.maskable, torch.zeros(4, dtype=torch.int64))
     objective = LoopITRObjective(made.model, config.losses, mask_id=made.tokenizer.mask_token_id, category=None)
-    losses = objective(same, progress=1.0, generator=torch.Generator().manual_seed(0))
+    losses = objective(same, task="joint", progress=1.0, generator=torch.Generator().manual_seed(0))
     assert all(torch.isfinite(value) for value in losses.values())
     assert losses["distillation"].item() == pytest.approx(0, abs=1e-6)
 
@@ -242,7 +253,7 @@ def test_any_hugging_face_tower_fits_and_the_checkpoint_needs_no_other(make, siz
     picture = torch.randn(2, 3, size, size)
     with torch.inference_mode():
         direct = AutoModel.from_pretrained(backbone).eval()(pixel_values=picture).last_hidden_state
-        ours = made.model.frame_features(picture)
+        ours = made.model.backbone_features(picture)
     direct = direct.flatten(2).transpose(1, 2) if direct.ndim == 4 else direct
     torch.testing.assert_close(ours, direct, rtol=1e-5, atol=1e-5)
     assert ours.shape[1] == made.model.config.frame_tokens
@@ -264,7 +275,7 @@ def test_stored_batch_statistics_stay_while_training(tmp_path):
     )
     model = build(tiny(vision=str(tmp_path), image_size=32), WORDS).model.train()
     before = {name: value.clone() for name, value in model.vision.named_buffers()}
-    model.frame_features(torch.randn(4, 3, 32, 32))
+    model.backbone_features(torch.randn(4, 3, 32, 32))
     for name, value in model.vision.named_buffers():
         assert torch.equal(before[name], value), name
 
@@ -283,4 +294,4 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused_and_not_made_up(built, tmp_
     del weights["match_head.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"1 are missing, the first: match_head\.weight"):
-        LoopITREncoder(tmp_path, dtype=torch.float32, device=CPU, fingerprint="f")
+        TrainedEncoder(tmp_path, dtype=torch.float32, device=CPU, fingerprint="f")

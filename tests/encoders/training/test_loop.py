@@ -7,12 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from encoders.architectures.loopitr import LoopITREncoder
+from encoders.architectures.base import Stage
+from encoders.architectures.encoder import TrainedEncoder
 from encoders.training.augment import augment
 from encoders.training.batches import Batch, Gallery
 from encoders.training.build import build, token_categories, word_tokenizer
 from encoders.training.loop import Listener, accelerator_of, fit
 from encoders.training.schedule import lr_factor, parameter_groups
+from encoders.training.stages import let_learn, phases
 from encoders.training.train import finished, run_digest, train
 from encoders.training.validate import recall
 from schemas.configs import parse
@@ -26,6 +28,7 @@ def config_of(**changes) -> TrainConfig:
         "steps": 6,
         "batch_size": 4,
         "model": {
+            "architecture": "loopitr",
             "image_size": 16,
             "grid": 2,
             "visual_width": 16,
@@ -90,6 +93,63 @@ def test_a_run_cut_twice_ends_with_the_same_weights(tmp_path):
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
 
 
+STAGES = [{"name": "contrast", "from_step": 0}, {"name": "joint", "from_step": 3, "lr_factor": 0.5}]
+
+
+def test_a_run_of_two_stages_cut_at_their_border_ends_with_the_same_weights(tmp_path):
+    config = config_of(stages=STAGES)
+    whole = weights_after(tmp_path / "whole", config)
+    cut = weights_after(tmp_path / "cut", config, cuts=(3, 4))
+    assert all(torch.equal(weight, cut[name]) for name, weight in whole.items())
+
+
+def test_a_stage_trains_what_it_says_and_nothing_else(tmp_path):
+    config = config_of(stages=STAGES)
+    built = build(config, Colours().words())
+    before = {name: weight.clone() for name, weight in built.model.state_dict().items()}
+    seen = []
+    listener = Listener(logged=lambda step, losses: seen.append(sorted(losses)))
+    run = {"folder": tmp_path, "accelerator": accelerator_of(config, "cpu"), "listener": listener}
+    fit(built, config, Colours(), stop_after=3, **run)
+    changed = {name for name, weight in built.model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert "text_head.weight" in changed
+    assert not any(name.startswith(("fusion_blocks", "match_head", "word_head")) for name in changed)
+    assert set(seen[-1]) == {"contrast", "total"}
+    fit(built, config, Colours(), **run)
+    assert set(seen[-1]) == {"contrast", "distillation", "masked_words", "matching", "total"}
+
+
+def test_phases_cover_the_steps_take_tasks_in_turn_and_refuse_strangers():
+    stages = {"a": Stage(("x", "y")), "b": Stage(("z",), frozen=("t",))}
+    (only,) = phases(config_of(steps=6), stages)
+    assert (only.name, only.first, only.last) == ("a", 0, 6)
+    assert [only.task(step) for step in range(4)] == ["x", "y", "x", "y"]
+    config = config_of(steps=6, stages=[{"name": "b", "from_step": 0}, {"name": "a", "from_step": 3}])
+    first, second = phases(config, stages)
+    assert (first.last, second.first, second.last) == (3, 3, 6)
+    assert [second.task(step) for step in (3, 4)] == ["x", "y"]
+    assert [second.progress(step) for step in (3, 6)] == [0.0, 1.0]
+    with pytest.raises(ConfigError, match="loopitr has no stage 'b'; known: a"):
+        phases(config, {"a": stages["a"]})
+    with pytest.raises(ConfigError, match="expected from_step to rise from 0"):
+        config_of(stages=[{"name": "joint", "from_step": 1}])
+
+
+def test_frozen_parts_get_no_gradients_stay_in_eval_mode_and_thaw_again():
+    model = build(config_of(), Colours().words()).model
+    names = frozenset(name for name, _ in model.named_parameters() if name != "word_bias")
+    let_learn(model, names, ("text",))
+    model.frozen = ("text",)
+    model.train()
+    assert not model.text.training
+    assert model.vision.training
+    assert not any(p.requires_grad for p in model.text.parameters())
+    assert model.text_head.weight.requires_grad
+    assert not model.word_bias.requires_grad
+    let_learn(model, names, ())
+    assert all(p.requires_grad for p in model.text.parameters())
+
+
 def test_another_seed_gives_other_weights(tmp_path):
     one, other = (weights_after(tmp_path / str(seed), config_of(seed=seed)) for seed in (0, 1))
     assert not torch.equal(one["text_head.weight"], other["text_head.weight"])
@@ -117,7 +177,7 @@ def test_a_run_learns_exports_and_is_not_done_twice(tmp_path):
     assert finished(tmp_path, run_digest(config_of(), source.digest)) is None
     assert not (tmp_path / "checkpoints").exists()
 
-    encoder = LoopITREncoder(tmp_path, dtype=torch.float32, device=torch.device("cpu"), fingerprint="f")
+    encoder = TrainedEncoder(tmp_path, dtype=torch.float32, device=torch.device("cpu"), fingerprint="f")
     gallery = source.validation()
     similarity = (
         encoder.encode_text(gallery.captions)["embedding"]
@@ -131,7 +191,7 @@ def test_half_precision_export_takes_half_the_bytes_and_loads(tmp_path):
     train(config, Colours(), tmp_path, device="cpu")
     weights = load_file(tmp_path / "model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float16}
-    encoder = LoopITREncoder(tmp_path, dtype=torch.float32, device=torch.device("cpu"), fingerprint="f")
+    encoder = TrainedEncoder(tmp_path, dtype=torch.float32, device=torch.device("cpu"), fingerprint="f")
     assert encoder.encode_text(["a red thing"])["embedding"].dtype == np.float32
 
 
@@ -166,11 +226,11 @@ def test_the_learning_rate_rises_then_falls_to_its_floor():
 def test_groups_hold_every_parameter_once_and_freeze_what_has_no_rate():
     config = config_of(optimizer={"freeze_word_embeddings": True, "lr": 0.01})
     model = build(config, Colours().words()).model
-    groups = parameter_groups(model, config.optimizer, pretrained={"vision": 0.0, "text": 0.5})
+    groups = parameter_groups(model, config.optimizer, factors={"vision.backbone": 0.0, "text": 0.5})
     held = [id(p) for group in groups for p in group["params"]]
     assert len(held) == len(set(held))
     assert set(held) == {id(p) for p in model.parameters() if p.requires_grad}
-    assert not any(p.requires_grad for p in model.vision.parameters())
+    assert not any(p.requires_grad for p in model.vision.backbone.parameters())
     assert not model.text.embeddings.word_embeddings.weight.requires_grad
     for group in groups:
         for parameter in group["params"]:

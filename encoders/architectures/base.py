@@ -1,0 +1,201 @@
+"""What training, validation and search need of an architecture: its config, its network, its losses, its stages.
+
+Letters: B items or texts, F frames (1 for an image), V visual tokens an item, C their width, L words, P pairs,
+  T distinct texts, D embedding, H W pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from encoders.towers import VisualTower
+from encoders.training.batches import Inputs
+
+
+class RetrievalConfig(PreTrainedConfig):
+    """What decides the shape of every architecture; embeds its backbones' configs, so a checkpoint is whole.
+
+    Attributes:
+      vision_config: of a Hugging Face vision backbone (with its model_type); None: the convolutional grid.
+      text_config: of a BERT-like text encoder (with its model_type).
+      image_size: pixels a side of the input.
+      grid: tokens a side of the convolutional grid.
+      frame_tokens: tokens the vision backbone makes of one frame.
+      backbone_width: their width.
+      visual_width: C.
+      visual_layers: transformer layers over all F * V tokens, above the backbone.
+      visual_dropout: share of the backbone's channels hidden while training, the same in all tokens of a frame.
+      spatial_positions: learnt positions are added to the tokens of a frame (for backbones that have none).
+      max_frames: times that have an embedding of their own; other frame counts interpolate. 0: time is not seen.
+      frames: frames sampled from a clip.
+      text_pool: "cls" or "mean".
+      max_words: longest text in tokens, with its special ones.
+      embedding_dim: D.
+      position_std: scale of position and token embeddings at the start; a bag of words is all that is learnt where
+        positions are much smaller than tokens.
+      temperature: of the contrast at the start.
+    """
+
+    vision_config: dict[str, Any] | None = None
+    text_config: dict[str, Any] | None = None
+    image_size: int = 64
+    grid: int = 4
+    frame_tokens: int = 16
+    backbone_width: int = 128
+    visual_width: int = 128
+    visual_layers: int = 2
+    visual_heads: int = 4
+    visual_dropout: float = 0.0
+    spatial_positions: bool = True
+    max_frames: int = 4
+    frames: int = 4
+    text_pool: str = "cls"
+    max_words: int = 32
+    embedding_dim: int = 32
+    position_std: float = 0.5
+    temperature: float = 0.07
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One way an architecture can be trained for a while.
+
+    Attributes:
+      tasks: what its objective is asked for; several take turns, one a step.
+      frozen: submodules that are teachers only: in eval mode and without gradients.
+      fast: the vectors mean something by now, so that validation can take its candidates by them.
+    """
+
+    tasks: tuple[str, ...]
+    frozen: tuple[str, ...] = ()
+    fast: bool = True
+
+
+class RetrievalModel(PreTrainedModel):
+    """A network with a fast side (vectors) and a slow side (scores of pairs).
+
+    `visual` is everywhere either normalised pixels, float (B, F, 3, H, W), or what the frozen vision backbone made of
+    them, float (B, F, V, C_backbone).
+    """
+
+    config_class = RetrievalConfig
+    main_input_name = "visual"
+    _no_split_modules = []  # noqa: RUF012  (transformers declares it)
+
+    STAGES: ClassVar[dict[str, Stage]] = {}
+    """By name; the first is what a config without `stages` trains."""
+
+    BACKBONES: ClassVar[dict[str, tuple[str, ...]]] = {"vision": ("vision.backbone",), "text": ("text",)}
+    """Submodules that can start from pretrained weights and have a learning rate of their own."""
+
+    frozen: tuple[str, ...] = ()
+    """Submodules kept in eval mode: those of the stage."""
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Width of each vector column; the finest is `embedding`, coarser ones are `embedding_<D>`."""
+        return {"embedding": int(self.config.embedding_dim)}
+
+    def backbone_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the vision backbone makes of frames (B, 3, H, W): (B, V, C_backbone). Can be cached while frozen."""
+        tower: VisualTower = self.get_submodule(self.BACKBONES["vision"][0].rpartition(".")[0])  # type: ignore[assignment]
+        return tower.features(pixels)
+
+    def text_vectors(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Unit vectors (B, D) by column, of word ids int64 (B, L); `mask` bool (B, L), True at words."""
+        raise NotImplementedError
+
+    def visual_vectors(self, visual: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Unit vectors (B, D) by column."""
+        raise NotImplementedError
+
+    def visual_cache(self, visual: torch.Tensor) -> torch.Tensor:
+        """What of an item the slow side needs and no text changes: (B, V, C)."""
+        raise NotImplementedError
+
+    def pair_scores(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        rows: torch.Tensor,
+        cache: torch.Tensor,
+        cache_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """How well texts and items match, (P,), higher is better.
+
+        Args:
+          ids, mask: int64 and bool (T, L), the distinct texts.
+          rows: int64 (P,), the text of each pair.
+          cache: (P, V, C), of `visual_cache`, the item of each pair.
+          cache_mask: bool (P, V), False at padding.
+        """
+        raise NotImplementedError
+
+    def enter_stage(self, name: str) -> None:
+        """Called once, before the first step of a stage (not when a run is resumed within it)."""
+
+    def train(self, mode: bool = True) -> "RetrievalModel":
+        """As usual, but teachers stay in eval mode, and batch norms keep their stored statistics."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Called on each module that was not loaded."""
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.position_std)
+            if module.padding_idx is not None:
+                with torch.no_grad():
+                    module.weight[module.padding_idx].zero_()
+        elif isinstance(module, VisualTower):
+            for table in (module.space, module.time):
+                if table is not None:
+                    nn.init.normal_(table, std=self.config.position_std)
+
+
+class Objective(nn.Module):
+    """The training losses; the whole of a step is one forward, so that gradients can be averaged over processes."""
+
+    category: torch.Tensor | None
+
+    def __init__(self, model: Any, losses: Any, *, mask_id: int, category: torch.Tensor | None) -> None:
+        """Wraps a model.
+
+        Args:
+          model: of the architecture.
+          losses: its config of the losses.
+          mask_id: token that hides a word.
+          category: int64 (vocabulary,), for masking by category; -1: none.
+        """
+        super().__init__()
+        self.model = model
+        self.losses = losses
+        self.mask_id = mask_id
+        self.register_buffer("category", category, persistent=False)
+
+    def forward(
+        self, inputs: Inputs, *, task: str, progress: float, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """Losses by name, each a scalar, unweighted, and their weighted "total".
+
+        Args:
+          inputs: a batch.
+          task: one of those of the stage.
+          progress: share of the stage done.
+          generator: on the batch's device; all chance comes from it.
+        """
+        raise NotImplementedError
