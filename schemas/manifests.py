@@ -4,14 +4,16 @@ A manifest holds no time of day and no duration: run again, it has the same byte
 generation's manifest, which is about one night and not about content.)
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from schemas.commits import commit_json, read_json
-from schemas.digests import digest_value
-from schemas.errors import InputError, LedgerError
+from schemas.commits import commit_json, exists, publish_file, read_json
+from schemas.digests import digest_file, digest_value
+from schemas.errors import InputError, LedgerError, StaleError
 
 SCHEMA_VERSION = 1
 
@@ -46,6 +48,34 @@ class Manifest(BaseModel):
     def commit(self, url: str) -> bool:
         """Creates the manifest if absent; True when this call made it."""
         return commit_json(url, self.model_dump(mode="json"))
+
+    def commit_unit(self, url: str, files: Mapping[Path, str], *, subject: str) -> Self:
+        """Publishes finished local files, then creates the manifest that makes them count.
+
+        Where another worker was faster, its files and its manifest stand.
+
+        Args:
+          files: local file -> its URL.
+          subject: what the unit is made of, for the message.
+
+        Returns:
+          The manifest that stands at `url`, equal to this one.
+
+        Raises:
+          StaleError: another worker committed other bytes.
+        """
+        if not exists(url):
+            for local, target in files.items():
+                publish_file(local, target)
+        if self.commit(url):
+            return self
+        theirs = self.read(url)
+        if theirs != self:
+            raise StaleError(
+                f"{subject}: another worker committed other bytes; results differ between devices. Remove {url} "
+                "and run again"
+            )
+        return theirs
 
 
 class Counts(BaseModel):
@@ -94,6 +124,12 @@ class FileEntry(BaseModel):
     rows: int
     size_bytes: int
     sha256: str
+
+    @classmethod
+    def of(cls, local: Path, url: str, rows: int) -> Self:
+        """Describes a file that will lie at `url` from its local copy: there, others may replace it at any moment."""
+        size, digest = local.stat().st_size, digest_file(str(local))
+        return cls(name=url.rsplit("/", 1)[-1], rows=rows, size_bytes=size, sha256=digest)
 
 
 class PreparedManifest(Manifest):

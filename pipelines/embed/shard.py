@@ -16,8 +16,7 @@ from pipelines.embed.lanes import Lanes
 from pipelines.embed.plan import PlannedShard, Recipe
 from pipelines.webdataset.samples import ReadCounts, read_samples
 from schemas import rejects
-from schemas.commits import exists, publish_file, staging
-from schemas.digests import digest_file
+from schemas.commits import exists, staging
 from schemas.embeddings import refuse_bad_vectors, schema
 from schemas.errors import StaleError
 from schemas.ids import item_id
@@ -58,18 +57,8 @@ def embed_shard(shard: PlannedShard, encoder: DualEncoder, recipe: Recipe, *, la
         )
     with staging() as folder:
         manifest = _write(shard, encoder, recipe, lanes, folder)
-        if not exists(shard.paths.manifest):  # somebody was faster: leave theirs alone
-            publish_file(folder / DATA, shard.paths.data)
-            publish_file(folder / REJECTS, shard.paths.rejects)
-        if manifest.commit(shard.paths.manifest):
-            return manifest
-    theirs = EmbeddingManifest.read(shard.paths.manifest)
-    if theirs != manifest:
-        raise StaleError(
-            f"{shard.url}: another worker committed other bytes ({theirs.data.sha256[:16]}, here "
-            f"{manifest.data.sha256[:16]}); results differ between devices. Remove {shard.paths.manifest} and run again"
-        )
-    return theirs
+        files = {folder / DATA: shard.paths.data, folder / REJECTS: shard.paths.rejects}
+        return manifest.commit_unit(shard.paths.manifest, files, subject=shard.url)
 
 
 class _Tables:
@@ -138,8 +127,8 @@ def _write(shard: PlannedShard, encoder: DualEncoder, recipe: Recipe, lanes: Lan
         config_digest=recipe.settings_digest,
         dims=dict(encoder.dims),
         counts=counts,
-        data=_entry(folder / DATA, shard.paths.data, tables.data.rows),
-        rejects=_entry(folder / REJECTS, shard.paths.rejects, tables.rejects.rows),
+        data=FileEntry.of(folder / DATA, shard.paths.data, tables.data.rows),
+        rejects=FileEntry.of(folder / REJECTS, shard.paths.rejects, tables.rejects.rows),
     )
 
 
@@ -171,9 +160,3 @@ def _columns(rows: Sequence[Row], dataset: str) -> dict[str, object]:
     for name, values in levels.items():
         refuse_bad_vectors(values, plain["key"], column=name)
     return {"item_id": [item_id(dataset, row.key) for row in rows], **plain, **levels}
-
-
-def _entry(local: Path, url: str, rows: int) -> FileEntry:
-    """Describes a table from the local file: what is published may be replaced by another worker at any moment."""
-    size, digest = local.stat().st_size, digest_file(str(local))
-    return FileEntry(name=url.rsplit("/", 1)[-1], rows=rows, size_bytes=size, sha256=digest)

@@ -14,9 +14,8 @@ from pipelines.rerank.pictures import Item, fetch
 from pipelines.rerank.plan import ShardTask
 from pipelines.rerank.scoring import GroupScorer, Scored, Wanted, compose
 from schemas import rejects
-from schemas.commits import exists, publish_file, staging
+from schemas.commits import exists, staging
 from schemas.configs import Embed, Rerank
-from schemas.digests import digest_file
 from schemas.errors import StaleError
 from schemas.manifests import FileEntry, ScoresManifest
 from schemas.parquet import TableWriter, read_table
@@ -64,18 +63,8 @@ def score_shard(task: ShardTask, scorer: PairScorer, recipe: Recipe, *, lanes: L
         )
     with staging() as folder:
         manifest = _write(task, scorer, recipe, lanes, folder)
-        if not exists(task.paths.manifest):  # somebody was faster: leave theirs alone
-            publish_file(folder / "data", task.paths.data)
-            publish_file(folder / "rejects", task.paths.rejects)
-        if manifest.commit(task.paths.manifest):
-            return manifest
-    theirs = ScoresManifest.read(task.paths.manifest)
-    if theirs != manifest:
-        raise StaleError(
-            f"{task.url}: another worker committed other bytes ({theirs.data.sha256[:16]}, here "
-            f"{manifest.data.sha256[:16]}); results differ between devices. Remove {task.paths.manifest} and run again"
-        )
-    return theirs
+        files = {folder / "data": task.paths.data, folder / "rejects": task.paths.rejects}
+        return manifest.commit_unit(task.paths.manifest, files, subject=task.url)
 
 
 def read_wanted(url: str) -> tuple[Wanted, np.ndarray, np.ndarray]:
@@ -125,8 +114,8 @@ def _write(task: ShardTask, scorer: PairScorer, recipe: Recipe, lanes: Lanes, fo
         pairs=done.size,
         items=encoded,
         unscored=scores.size - done.size,
-        data=_entry(folder / "data", task.paths.data, data.rows),
-        rejects=_entry(folder / "rejects", task.paths.rejects, bad.rows),
+        data=FileEntry.of(folder / "data", task.paths.data, data.rows),
+        rejects=FileEntry.of(folder / "rejects", task.paths.rejects, bad.rows),
     )
 
 
@@ -148,9 +137,3 @@ def _refused(task: ShardTask, wanted: Wanted, scored: Scored) -> Iterable[Reject
 def _pairs(wanted: Wanted, scored: Scored) -> int:
     """Pairs that are settled, with a score or without."""
     return len(scored.pairs) + sum(int(wanted.starts[row + 1] - wanted.starts[row]) for row in scored.failed)
-
-
-def _entry(local: Path, url: str, rows: int) -> FileEntry:
-    return FileEntry(
-        name=url.rsplit("/", 1)[-1], rows=rows, size_bytes=local.stat().st_size, sha256=digest_file(str(local))
-    )

@@ -13,6 +13,7 @@ from pipelines import progress
 from pipelines.embed import shard as module
 from pipelines.embed.lanes import Lanes
 from pipelines.embed.shard import embed_shard
+from schemas import manifests
 from schemas.commits import encode_json, publish_bytes
 from schemas.configs import Embed
 from schemas.digests import digest_file
@@ -134,15 +135,15 @@ def test_killed_between_publishing_and_commit_the_next_run_writes_the_same(tmp_p
 def test_of_two_workers_on_one_shard_the_first_to_commit_stands(tmp_path, kit, layout, recipe, monkeypatch):
     path = kit.write_tar(tmp_path / "s.tar", kit.picture_members(5))
     paths = kit.planned(path, layout, recipe).paths
-    publish = module.publish_file
+    publish = manifests.publish_file
 
     def publish_while_another_commits(local, url):
         publish(local, url)
         if url == paths.rejects:
-            monkeypatch.setattr(module, "publish_file", publish)
+            monkeypatch.setattr(manifests, "publish_file", publish)
             embed(kit, path, layout, recipe)
 
-    monkeypatch.setattr(module, "publish_file", publish_while_another_commits)
+    monkeypatch.setattr(manifests, "publish_file", publish_while_another_commits)
     manifest = embed(kit, path, layout, recipe)
     assert EmbeddingManifest.read(paths.manifest) == manifest
     assert digest_file(paths.data) == manifest.data.sha256
@@ -154,14 +155,14 @@ def test_a_worker_that_lost_with_other_bytes_says_so(tmp_path, kit, layout, reci
     theirs = embed(kit, path, layout, recipe).model_dump(mode="json")
     theirs["data"]["sha256"] = "0" * 64
     Path(paths.manifest).unlink()
-    publish = module.publish_file
+    publish = manifests.publish_file
 
     def publish_while_another_commits(local, url):
         publish(local, url)
         if url == paths.rejects:
             publish_bytes(encode_json(theirs), paths.manifest)
 
-    monkeypatch.setattr(module, "publish_file", publish_while_another_commits)
+    monkeypatch.setattr(manifests, "publish_file", publish_while_another_commits)
     with pytest.raises(StaleError, match="another worker committed other bytes"):
         embed(kit, path, layout, recipe)
 
