@@ -202,7 +202,7 @@ class ShardSource:
                 "in the config, or --shards and --validation-shards"
             )
         self.seed, self.batch_size = config.seed, config.batch_size
-        self.augment, self.wants_features = not data.cache_features, data.cache_features
+        self.augment = data.cached_views == 0
         self.images, self.captions, train_digest = read_shards(data.train, fields=data.caption_fields, spec=spec)
         held_images, held_captions, held_digest = read_shards(data.validation, fields=data.caption_fields, spec=spec)
         if len(self.images) < config.batch_size:

@@ -44,7 +44,7 @@ class ShardData(Config):
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.6  # smallest share of the picture a random crop keeps
     flip: bool = True  # left and right exchanged in half of the pictures
     colour_jitter: Fraction = 0.2
-    cache_features: bool = False  # of a frozen vision backbone: computed once; of augmentation only `flip` is left
+    cached_views: Annotated[int, Field(ge=0)] = 0  # of a frozen vision backbone: features of as many views a picture
 
 
 class Optimizer(Config):
@@ -120,7 +120,7 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _cached_means_frozen(self) -> Self:
-        cached = isinstance(self.data, ShardData) and self.data.cache_features
+        cached = isinstance(self.data, ShardData) and self.data.cached_views > 0
         if cached and (self.model.vision is None or self.optimizer.vision_lr_factor != 0):
-            raise ValueError("data.cache_features needs a model.vision and optimizer.vision_lr_factor 0 (frozen)")
+            raise ValueError("data.cached_views needs a model.vision and optimizer.vision_lr_factor 0 (frozen)")
         return self

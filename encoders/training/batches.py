@@ -73,8 +73,6 @@ class Source(Protocol):
 class FeatureSource(Source, Protocol):
     """A source that can give cached features of a frozen vision backbone in the place of its pictures."""
 
-    wants_features: bool
-
     def use_features(self, features: Callable[[np.ndarray, str], np.ndarray]) -> None:
         """Called once before training with a function of (pictures uint8 (N, 1, H, W, 3), a name for them)."""
         ...

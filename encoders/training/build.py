@@ -63,13 +63,15 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
             text_config=text_config,
             frame_tokens=frame_tokens,
             backbone_width=width,
+            cls_token_id=tokenizer.cls_token_id,
+            sep_token_id=tokenizer.sep_token_id,
             **settings.model_dump(exclude={"architecture", "vision", "text", "small_text"}),
         )
     )
     factors = {}
     loaded = (("vision", vision, config.optimizer.vision_lr_factor), ("text", text, config.optimizer.text_lr_factor))
     for kind, backbone, factor in loaded:
-        for name in model_class.BACKBONES[kind]:
+        for name in model.BACKBONES[kind]:
             if backbone:
                 model.get_submodule(name).load_state_dict(backbone[1])
                 factors[name] = factor
@@ -105,7 +107,7 @@ def small_text_config(settings: Settings, *, vocabulary: int, pad: int) -> dict[
         "num_attention_heads": small.heads,
         "intermediate_size": 4 * small.width,
         "max_position_embeddings": settings.max_words,
-        "type_vocab_size": 1,
+        "type_vocab_size": small.segments,
         "pad_token_id": pad,
         "hidden_dropout_prob": small.dropout,
         "attention_probs_dropout_prob": small.dropout,

@@ -7,12 +7,24 @@ import torch
 
 from encoders.architectures.base import RetrievalModel
 from encoders.base import PixelSpec
+from encoders.training.augment import augment
 from encoders.training.batches import to_visual
+from schemas.training import ShardData
+
+VIEWS_SEED = 7_001
+"""Chance of the views: that of a picture depends on its place and on which view it is, and on nothing else."""
 
 
 @torch.inference_mode()
 def cached_features(
-    model: RetrievalModel, images: np.ndarray, path: Path, *, spec: PixelSpec, flip: bool, batch_size: int = 16
+    model: RetrievalModel,
+    images: np.ndarray,
+    path: Path,
+    *,
+    spec: PixelSpec,
+    data: ShardData,
+    views: int = 1,
+    batch_size: int = 16,
 ) -> np.ndarray:
     """Features of pictures, read from `path` if they are there.
 
@@ -20,25 +32,33 @@ def cached_features(
       model: whose vision backbone is frozen.
       images: uint8 (N, 1, H, W, 3).
       path: of a .npy file; it appears whole, by rename.
-      flip: also those of the mirrored pictures.
+      data: says how views are cropped, flipped and coloured.
+      views: of each picture; the first is the picture itself, the others are changed at random.
 
     Returns:
-      float16 (N, views, V, C), memory-mapped; views is 2 with `flip`, else 1.
+      float16 (N, views, V, C), memory-mapped.
     """
     if not path.is_file():
         training, device = model.training, next(model.parameters()).device
         model.train(False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        shape = (len(images), 2 if flip else 1, model.config.frame_tokens, model.config.backbone_width)
+        shape = (len(images), views, model.config.frame_tokens, model.config.backbone_width)
         partial = path.with_name(f".{path.name}")
         out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
         for start in range(0, len(images), batch_size):
-            pixels = to_visual(torch.from_numpy(images[start : start + batch_size]), spec, device)[:, 0]
-            for view, seen in enumerate((pixels, pixels.flip(-1))[: shape[1]]):
-                out[start : start + batch_size, view] = model.backbone_features(seen).half().cpu().numpy()
+            pixels = to_visual(torch.from_numpy(images[start : start + batch_size]), spec, device)
+            generator = torch.Generator(device).manual_seed(VIEWS_SEED + start)
+            for view in range(views):
+                seen = _changed(pixels, data, generator) if view else pixels
+                flat = seen[:, 0].contiguous(memory_format=torch.channels_last)  # twice as fast on CPUs
+                out[start : start + batch_size, view] = model.backbone_features(flat).half().cpu().numpy()
         out.flush()
         del out
         partial.replace(path)
         model.train(training)
     features: np.ndarray = np.load(path, mmap_mode="c")  # private to this process
     return features
+
+
+def _changed(pixels: torch.Tensor, data: ShardData, generator: torch.Generator) -> torch.Tensor:
+    return augment(pixels, crop_scale=data.crop_scale, flip=data.flip, jitter=data.colour_jitter, generator=generator)

@@ -60,17 +60,21 @@ def train(
         shutil.rmtree(folder, ignore_errors=True)
     built = build(config, source.words())
     accelerator = accelerator_of(config, device)
-    if isinstance(source, FeatureSource) and source.wants_features:
+    data = config.data
+    if isinstance(source, FeatureSource) and isinstance(data, ShardData) and data.cached_views:
         built.model.to(accelerator.device)
-        source.use_features(
-            lambda images, name: cached_features(
-                built.model,
-                images,
-                folder / "features" / f"{name}-{features_digest(built, source.digest)[:16]}.npy",
-                spec=built.spec,
-                flip=name == "train" and isinstance(config.data, ShardData) and config.data.flip,
+        name = features_digest(config, built, source.digest)[:16]
+        with accelerator.autocast():
+            source.use_features(
+                lambda images, part: cached_features(
+                    built.model,
+                    images,
+                    folder / "features" / f"{part}-{name}.npy",
+                    spec=built.spec,
+                    data=data,
+                    views=data.cached_views if part == "train" else 1,
+                )
             )
-        )
     progress = fit(
         built,
         config,
@@ -106,13 +110,21 @@ def run_digest(config: TrainConfig, data_digest: str) -> str:
     )
 
 
-def features_digest(built: Built, data_digest: str) -> str:
+def features_digest(config: TrainConfig, built: Built, data_digest: str) -> str:
     """Names the features of a frozen backbone, so that a run with other settings above it finds them again."""
     weights = hashlib.sha256()
     for name, tensor in built.model.get_submodule(built.model.BACKBONES["vision"][0]).state_dict().items():
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest_value({"data": data_digest, "pixels": repr(built.spec), "weights": weights.hexdigest()})
+    return digest_value(
+        {
+            "data": data_digest,
+            "views": config.data.model_dump(mode="json", exclude={"train", "validation"}),
+            "precision": config.precision,
+            "pixels": repr(built.spec),
+            "weights": weights.hexdigest(),
+        }
+    )
 
 
 def finished(out: Path, digest: str) -> dict[str, Any] | None:

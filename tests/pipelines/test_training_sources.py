@@ -139,7 +139,7 @@ def test_no_shards_or_too_few_pictures_is_one_clear_error(tmp_path):
 
 def test_cached_features_train_like_the_frozen_backbone_they_came_from(tmp_path):
     import torch
-    from transformers import MobileNetV2Config, MobileNetV2Model
+    from transformers import ViTConfig, ViTModel
 
     from encoders.training.build import build
     from encoders.training.features import cached_features
@@ -148,16 +148,17 @@ def test_cached_features_train_like_the_frozen_backbone_they_came_from(tmp_path)
     torch.manual_seed(0)
     backbone = tmp_path / "backbone"
     size = {"height": 32, "width": 32}
-    MobileNetV2Model(MobileNetV2Config(image_size=32, depth_multiplier=0.1, finegrained_output=False)).save_pretrained(
-        backbone
+    tower = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
     )
+    ViTModel(tower).save_pretrained(backbone)
     (backbone / "preprocessor_config.json").write_text(json.dumps({"size": size, "resample": 2}))
     settings = [f"model.vision={backbone}", "model.text=null", "optimizer.vision_lr_factor=0", "steps=2", "workers=0"]
     settings += [
         "model.visual_width=32",
         "model.visual_heads=2",
         "model.fusion_heads=4",
-        "data.cache_features=true",
+        "data.cached_views=3",
         "batch_size=4",
     ]
     config = shards_config(tmp_path, *settings)
@@ -165,9 +166,14 @@ def test_cached_features_train_like_the_frozen_backbone_they_came_from(tmp_path)
     built = build(config, source.words())
     pictures = source.images
     source.use_features(
-        lambda images, name: cached_features(built.model, images, tmp_path / f"{name}.npy", spec=built.spec, flip=True)
+        lambda images, name: cached_features(
+            built.model, images, tmp_path / f"{name}.npy", spec=built.spec, data=config.data, views=3
+        )
     )
-    assert source.images.shape[:2] == (7, 2)
+    assert source.images.shape[:2] == (7, 3)
+    assert source.validation().visuals[0].shape[1] == 1
+    assert not np.allclose(source.images[:, 1], source.images[:, 0], atol=1e-2)  # another crop
+    assert not np.allclose(source.images[:, 2], source.images[:, 1], atol=1e-2)
     assert source.batch(0).visuals[0].shape == (4, 1, *source.images.shape[2:])
     from encoders.training.batches import to_visual
 
@@ -192,4 +198,4 @@ def test_caching_what_is_not_frozen_is_refused():
     from schemas.errors import ConfigError
 
     with pytest.raises(ConfigError, match="vision_lr_factor 0"):
-        read_config("flickr8k-loopitr", shards=[], validation_shards=[], settings=["data.cache_features=true"])
+        read_config("flickr8k-loopitr", shards=[], validation_shards=[], settings=["data.cached_views=1"])
