@@ -31,6 +31,7 @@ class Attention(nn.Module):
         memory: torch.Tensor,
         mask: torch.Tensor | None = None,
         rows: torch.Tensor | None = None,
+        causal: bool = False,
     ) -> torch.Tensor:
         """Attends.
 
@@ -40,17 +41,22 @@ class Attention(nn.Module):
           mask: bool, (B, M), True where memory may be looked at; with `rows` its first axis is memory's.
           rows: int64 (B,), the row of memory that each row of x looks at. Keys and values are then computed once
             a memory row, however many rows of x share it.
+          causal: place i of x sees memory up to place i only.
         """
         key, value = (self._heads(part) for part in self.key_value(memory).chunk(2, dim=-1))  # (., A, M, C/A)
         if rows is not None:
             key, value = key[rows], value[rows]
             mask = mask[rows] if mask is not None else None
+        seen = mask[:, None, None, :] if mask is not None else None
+        if seen is not None and causal:
+            seen = seen & torch.ones(x.shape[1], memory.shape[1], dtype=torch.bool, device=x.device).tril()
         attended = functional.scaled_dot_product_attention(
             self._heads(self.query(x)),
             key,
             value,
-            attn_mask=mask[:, None, None, :] if mask is not None else None,
+            attn_mask=seen,
             dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal and seen is None,
         )  # (B, A, L, C/A)
         out: torch.Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return out
@@ -79,10 +85,11 @@ class Block(nn.Module):
         memory: torch.Tensor | None = None,
         memory_mask: torch.Tensor | None = None,
         memory_rows: torch.Tensor | None = None,
+        causal: bool = False,
     ) -> torch.Tensor:
-        """(B, L, C) -> (B, L, C); `mask` bool (B, L); memory as in Attention. Bidirectional."""
+        """(B, L, C) -> (B, L, C); `mask` bool (B, L); memory as in Attention; `causal`: no place sees a later one."""
         normed = self.self_norm(x)
-        x = x + self.dropout(self.self_attention(normed, normed, mask))
+        x = x + self.dropout(self.self_attention(normed, normed, mask, causal=causal))
         if self.cross_attention is not None and self.cross_norm is not None:
             if memory is None:
                 raise ValueError("a block with cross-attention needs a memory")
@@ -100,6 +107,8 @@ class ConvGrid(nn.Module):
         if grid << halvings != image_size or halvings < 1:
             raise ValueError(f"image size {image_size}: expected grid {grid} times a power of two")
         layers: list[nn.Module] = []
+        self.widths: list[int] = []
+        """Channels after each halving."""
         channels = 3
         for halving in range(halvings):
             out = max(width >> (halvings - 1 - halving), min(32, width))
@@ -109,12 +118,22 @@ class ConvGrid(nn.Module):
                 nn.GELU(),
             ]
             channels = out
+            self.widths.append(out)
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, width, 1))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, grid * grid, C), row by row from the top left."""
-        grid: torch.Tensor = self.layers(pixels)  # (B, C, grid, grid)
-        return grid.flatten(2).transpose(1, 2)
+        return self.with_stages(pixels)[0]
+
+    def with_stages(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Tokens as `forward`, and the maps after each halving, (B, `widths`[i], H / 2^(i+1), W / 2^(i+1))."""
+        maps = []
+        x = pixels
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.GELU):
+                maps.append(x)
+        return x.flatten(2).transpose(1, 2), maps  # x: (B, C, grid, grid)
 
 
 class AttentionPool(nn.Module):
@@ -131,6 +150,16 @@ class AttentionPool(nn.Module):
         question = self.question.expand(len(tokens), -1, -1)
         answer: torch.Tensor = self.attention(question, self.norm(tokens), mask)
         return answer[:, 0]
+
+
+def projection(width: int, out: int, *, hidden: int = 0, dropout: float = 0.0) -> nn.Module:
+    """From a pooled state to a vector, (B, width) -> (B, out): linear, or with `hidden` an MLP of two layers."""
+    if not hidden and not dropout:
+        return nn.Linear(width, out)
+    if not hidden:
+        return nn.Sequential(nn.Dropout(dropout), nn.Linear(width, out))
+    first = [nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU()]
+    return nn.Sequential(*first, nn.Dropout(dropout), nn.Linear(hidden, out))
 
 
 def in_float32(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:

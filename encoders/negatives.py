@@ -4,7 +4,7 @@ Everything random draws from a generator that is passed in, so that a step depen
 Letters: B rows, N columns, m negatives, L words.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -50,6 +50,77 @@ def sample_negatives(
     return indices, values > -torch.inf
 
 
+class MinedPairs(NamedTuple):
+    """The pairs of a matching loss: each text with its own picture, with m hard ones, each picture with m hard texts.
+
+    Attributes:
+      texts, pictures: int64 (P,), rows of the batch, P = B (1 + 2m); the B own pairs first, then those of
+        `hard_pictures`, then those of `hard_texts`.
+      labels: int64 (P,): 1, 0, or IGNORED where a row has fewer than m negatives.
+      hard_pictures, hard_texts: int64 (B, m).
+      picture_valid, text_valid: bool (B, m), False where there was none.
+    """
+
+    texts: torch.Tensor
+    pictures: torch.Tensor
+    labels: torch.Tensor
+    hard_pictures: torch.Tensor
+    picture_valid: torch.Tensor
+    hard_texts: torch.Tensor
+    text_valid: torch.Tensor
+
+
+def mined_pairs(
+    similarity: torch.Tensor,
+    positives: torch.Tensor,
+    count: int,
+    *,
+    temperature: float | torch.Tensor,
+    how: Literal["sampled", "top", "random"],
+    generator: torch.Generator,
+) -> MinedPairs:
+    """Lets a dual encoder choose what its cross encoder learns to tell apart.
+
+    Source: ALBEF's image-text matching; LoopITR takes several negatives.
+
+    Args:
+      similarity: (B texts, B pictures) cosines; pair i belongs together.
+      positives: bool (B, B).
+      count: m a side.
+      temperature, how: see `sample_negatives`.
+    """
+    hard_pictures, picture_valid = sample_negatives(
+        similarity, positives, count, temperature=temperature, how=how, generator=generator
+    )
+    hard_texts, text_valid = sample_negatives(
+        similarity.T, positives.T, count, temperature=temperature, how=how, generator=generator
+    )
+    own = torch.arange(len(similarity), device=similarity.device)
+    many = own[:, None].expand_as(hard_pictures).flatten()
+    negative = torch.where(torch.cat([picture_valid.flatten(), text_valid.flatten()]), 0, IGNORED)
+    return MinedPairs(
+        torch.cat([own, many, hard_texts.flatten()]),
+        torch.cat([own, hard_pictures.flatten(), many]),
+        torch.cat([torch.ones_like(own), negative]),
+        hard_pictures,
+        picture_valid,
+        hard_texts,
+        text_valid,
+    )
+
+
+def nearest(similarity: torch.Tensor, positives: torch.Tensor, count: int) -> torch.Tensor:
+    """The k most similar columns of each row, and its positives: bool (B, N).
+
+    Args:
+      similarity: (B, N) cosines; no gradient is taken.
+      positives: bool (B, N).
+      count: k.
+    """
+    near = similarity.detach().topk(min(count, similarity.shape[1]), dim=1).indices
+    return positives.scatter(1, near, True)
+
+
 def mask_words(
     ids: torch.Tensor, maskable: torch.Tensor, *, fraction: float, mask_id: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,3 +157,94 @@ def mask_category(
     chosen = noise.masked_fill(~present, -1.0).argmax(1)  # (B,)
     hidden = kinds == chosen[:, None]
     return ids.masked_fill(hidden, mask_id), ids.masked_fill(~hidden, IGNORED)
+
+
+def hide_words(
+    ids: torch.Tensor,
+    maskable: torch.Tensor,
+    category: torch.Tensor | None,
+    *,
+    fraction: float,
+    mask_id: int,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`mask_category` where there are categories, else `mask_words`; arguments and results as there."""
+    if category is not None:
+        return mask_category(ids, category, mask_id=mask_id, generator=generator)
+    return mask_words(ids, maskable, fraction=fraction, mask_id=mask_id, generator=generator)
+
+
+def bags(ids: torch.Tensor, counted: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """How often each word is in each text: float32 (B, W).
+
+    Args:
+      ids: int64 (B, L).
+      counted: bool (B, L), False at padding and special tokens.
+      vocabulary: W.
+    """
+    empty = torch.zeros(len(ids), vocabulary, device=ids.device)
+    return empty.scatter_add_(1, ids, counted.to(empty.dtype))
+
+
+def word_overlap(ids: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Cosines (B, B) of the texts' bags of words; 0 for a text without words.
+
+    Args:
+      ids, counted: as in `bags`.
+    """
+    words, places = torch.unique(ids, return_inverse=True)
+    found = torch.nn.functional.normalize(bags(places, counted, len(words)), dim=1)
+    return found @ found.T
+
+
+def replace_one_side(chosen: torch.Tensor, *, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mismatched pairs: for each, one side of pair i, the text or the picture by the toss of a coin, is replaced.
+
+    Source: Oscar's retrieval data set, which both VLDeformer and Retrieve Fast, Rerank Smart train on.
+
+    Args:
+      chosen: int64 (B, m), the items that replace.
+
+    Returns:
+      Text rows and picture rows, int64 (B, m) each.
+    """
+    own = torch.arange(len(chosen), device=chosen.device)[:, None].expand_as(chosen)
+    picture = torch.rand(chosen.shape, generator=generator, device=chosen.device) < 0.5
+    return torch.where(picture, own, chosen), torch.where(picture, chosen, own)
+
+
+def one_side_negatives(
+    similarity: torch.Tensor,
+    positives: torch.Tensor,
+    count: int,
+    *,
+    temperature: float | torch.Tensor,
+    how: Literal["sampled", "top", "random"],
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mismatched pairs: in each, the picture or the text of pair i, by the toss of a coin, is replaced.
+
+    Source: Oscar's and Retrieve Fast, Rerank Smart's matching, one random negative for each pair that belongs together.
+
+    Args:
+      similarity: (B texts, B pictures) cosines; pair i belongs together.
+      positives: bool (B, B).
+      count: m for each pair.
+      temperature, how: see `sample_negatives`.
+
+    Returns:
+      Text rows and picture rows, int64 (B, m), and valid bool (B, m): False where there was no negative.
+    """
+    pictures, picture_valid = sample_negatives(
+        similarity, positives, count, temperature=temperature, how=how, generator=generator
+    )
+    texts, text_valid = sample_negatives(
+        similarity.T, positives.T, count, temperature=temperature, how=how, generator=generator
+    )
+    own = torch.arange(len(similarity), device=similarity.device)[:, None].expand_as(pictures)
+    replaced = torch.rand(pictures.shape, generator=generator, device=similarity.device) < 0.5
+    return (
+        torch.where(replaced, own, texts),
+        torch.where(replaced, pictures, own),
+        torch.where(replaced, picture_valid, text_valid),
+    )

@@ -38,20 +38,25 @@ class VisualTower(nn.Module):
 
     def forward(self, visual: torch.Tensor) -> torch.Tensor:
         """Tokens (B, V, C) of pixels (B, F, 3, H, W) or of backbone features (B, F, V/F, C_backbone)."""
+        out: torch.Tensor = self.norm(self.layers(visual)[-1])
+        return out
+
+    def layers(self, visual: torch.Tensor) -> list[torch.Tensor]:
+        """What enters the first transformer layer and what leaves each, (B, V, C), before the last norm."""
         items, frames = visual.shape[:2]
         features = self.features(visual.flatten(0, 1)) if visual.ndim == 5 else visual.flatten(0, 1)
         if self.dropout.p:
             features = self.dropout(features.transpose(1, 2)).transpose(1, 2)  # hides a channel in all tokens
-        tokens = self.enter(features).view(items, frames, features.shape[1], -1)
+        tokens = self.enter(features).unflatten(0, (items, frames))
         if self.space is not None:
             tokens = tokens + self.space
         if self.time is not None and frames > 1:
             tokens = tokens + interpolated(self.time, frames)[:, None, :]
         tokens = tokens.flatten(1, 2)
+        layers = [tokens]
         for block in self.blocks:
-            tokens = block(tokens)
-        out: torch.Tensor = self.norm(tokens)
-        return out
+            layers.append(block(layers[-1]))
+        return layers
 
 
 def build_vision(config: Any) -> nn.Module:

@@ -228,6 +228,10 @@ class ShardSource:
         views = rng.integers(self.images.shape[1], size=len(chosen))
         return Batch((self.images[chosen, views][:, None],), captions, chosen.astype(np.int64))
 
+    def texts(self) -> list[str]:
+        """See encoders.training.batches.FeatureSource: those trained on and those validated with."""
+        return [text for texts in self.captions for text in texts] + list(self._validation.captions)
+
     def words(self) -> list[str]:
         """See encoders.training.batches.Source. Words met twice or more."""
         counts = Counter(word for texts in self.captions for text in texts for word in _WORD.findall(text.lower()))

@@ -16,7 +16,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Callable[[str], Path]:
-    """name ("clip", "siglip", "siglip2", "xclip", "blip", "loopitr") -> folder of a tiny model; made once."""
+    """name ("clip", "blip", "fastslow-loopitr", "fast_slow", ...) -> folder of a tiny model; made once."""
     # By path: an installed distribution may bring its own top-level `tests` package.
     spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).parent / "encoders" / "tiny_models.py")
     assert spec is not None
@@ -63,3 +63,13 @@ def tiny_blip(tiny_model) -> Path:
 @pytest.fixture(scope="session")
 def tiny_loopitr(tiny_model) -> Path:
     return tiny_model("loopitr")
+
+
+@pytest.fixture(scope="session")
+def tiny_fast_slow(tiny_model) -> Path:
+    return tiny_model("fast_slow")
+
+
+@pytest.fixture(scope="session")
+def tiny_hivlp(tiny_model) -> Path:
+    return tiny_model("hivlp")

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from encoders.architectures.base import Objective, RetrievalModel
 
 ARCHITECTURES = {
-    # "fast_slow": "FastSlow",
-    # "vldeformer": "VLDeformer",
-    # "cooperative": "Cooperative",
-    # "hivlp": "HiVLP",
+    "fast_slow": "FastSlow",
+    "vldeformer": "VLDeformer",
+    "cooperative": "Cooperative",
+    "hivlp": "HiVLP",
     "loopitr": "LoopITR",
 }
 """Module in this folder -> prefix of its classes `<prefix>Config`, `<prefix>Model` and `<prefix>Objective`."""

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from encoders.towers import VisualTower
 from encoders.training.batches import Inputs
+from encoders.training.memo import TextMemo
 
 
 class RetrievalConfig(PreTrainedConfig):
@@ -34,9 +35,12 @@ class RetrievalConfig(PreTrainedConfig):
       text_pool: "cls" or "mean".
       max_words: longest text in tokens, with its special ones.
       embedding_dim: D.
+      head_hidden: width of the hidden layer of the heads that make vectors; 0: the heads are linear.
+      head_dropout: before each of their layers.
       position_std: scale of position and token embeddings at the start; a bag of words is all that is learnt where
         positions are much smaller than tokens.
       temperature: of the contrast at the start.
+      cls_token_id, sep_token_id: of the tokenizer: the tokens that texts start and end with.
     """
 
     vision_config: dict[str, Any] | None = None
@@ -55,8 +59,12 @@ class RetrievalConfig(PreTrainedConfig):
     text_pool: str = "cls"
     max_words: int = 32
     embedding_dim: int = 32
+    head_hidden: int = 0
+    head_dropout: float = 0.0
     position_std: float = 0.5
     temperature: float = 0.07
+    cls_token_id: int | None = None
+    sep_token_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,11 +96,14 @@ class RetrievalModel(PreTrainedModel):
     STAGES: ClassVar[dict[str, Stage]] = {}
     """By name; the first is what a config without `stages` trains."""
 
-    BACKBONES: ClassVar[dict[str, tuple[str, ...]]] = {"vision": ("vision.backbone",), "text": ("text",)}
+    BACKBONES: dict[str, tuple[str, ...]] = {"vision": ("vision.backbone",), "text": ("text",)}
     """Submodules that can start from pretrained weights and have a learning rate of their own."""
 
     frozen: tuple[str, ...] = ()
-    """Submodules kept in eval mode: those of the stage."""
+    """Submodules kept in eval mode: those of the stage, and backbones that do not learn."""
+
+    text_memo: TextMemo | None = None
+    """What the frozen text tower makes of the training captions."""
 
     @property
     def dims(self) -> dict[str, int]:
@@ -103,6 +114,14 @@ class RetrievalModel(PreTrainedModel):
         """What the vision backbone makes of frames (B, 3, H, W): (B, V, C_backbone). Can be cached while frozen."""
         tower: VisualTower = self.get_submodule(self.BACKBONES["vision"][0].rpartition(".")[0])  # type: ignore[assignment]
         return tower.features(pixels)
+
+    def text_states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """States (B, L, T) that the tower `text` makes of word ids int64 (B, L); `mask` bool (B, L), True at words."""
+        known = self.text_memo.find(ids, mask) if self.text_memo is not None else None
+        if known is not None:
+            return known
+        states: torch.Tensor = self.get_submodule("text")(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        return states
 
     def text_vectors(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Unit vectors (B, D) by column, of word ids int64 (B, L); `mask` bool (B, L), True at words."""

@@ -9,19 +9,19 @@ Differs: no momentum copy and no queue (ALBEF's; unknown for LoopITR); the fusio
   text encoder instead of splitting one; clips: frame tokens get an embedding of their time and are seen together.
 
   s_ij  = v_i . t_j                                   encode_visual, encode_text
-  z_ij  = l1 - l0 of the matching head on [CLS]       pair_scores
+  z_ij  = l1 - l0 of the matching head on [CLS]       pair_scores; its layers: encoders/fusion.py
   L     = L_itc + L_itm + w_d L_dis + w_m L_mlm       LoopITRObjective
 """
 
 import torch
-from torch import nn
 from torch.nn import functional
 
-from encoders.architectures.base import Objective, RetrievalConfig, RetrievalModel, Stage
+from encoders.architectures.base import Objective, Stage
 from encoders.backbones import build_backbone
-from encoders.layers import AttentionPool, Block, Temperature, in_float32, join_groups, masked_mean
+from encoders.fusion import FusionConfig, FusionModel
+from encoders.layers import AttentionPool, Temperature, join_groups, masked_mean, projection
 from encoders.losses import IGNORED, cosines, distillation, info_nce, masked_words, matching
-from encoders.negatives import mask_category, mask_words, positive_mask, sample_negatives
+from encoders.negatives import hide_words, mined_pairs, positive_mask
 from encoders.towers import VisualTower
 from encoders.training.batches import Inputs
 from encoders.training.gather import gather
@@ -29,22 +29,13 @@ from schemas.architectures import LoopITRLosses
 from schemas.errors import ModelError
 
 
-class LoopITRConfig(RetrievalConfig):
-    """See RetrievalConfig; the fusion beside it.
-
-    Attributes:
-      match_score: the score is l1 - l0 ("difference") or l1 ("match").
-    """
+class LoopITRConfig(FusionConfig):
+    """See RetrievalConfig and FusionConfig."""
 
     model_type = "fastslow-loopitr"
 
-    fusion_layers: int = 3
-    fusion_heads: int = 4
-    fusion_dropout: float = 0.0
-    match_score: str = "difference"
 
-
-class LoopITRModel(RetrievalModel):
+class LoopITRModel(FusionModel):
     """The network: vision tower, text tower, fusion, and their heads."""
 
     config_class = LoopITRConfig
@@ -61,15 +52,10 @@ class LoopITRModel(RetrievalModel):
         width = config.visual_width
         self.vision = VisualTower(config)
         self.visual_pool = AttentionPool(width, config.visual_heads)
-        self.visual_head = nn.Linear(width, config.embedding_dim)
-        self.text_head = nn.Linear(text_width, config.embedding_dim)
-        self.fusion_blocks = nn.ModuleList(
-            Block(text_width, config.fusion_heads, width, config.fusion_dropout) for _ in range(config.fusion_layers)
-        )
-        self.fusion_norm = nn.LayerNorm(text_width)
-        self.match_head = nn.Linear(text_width, 2)
-        self.word_head = nn.Linear(text_width, text_width)  # then compared with the word embeddings
-        self.word_bias = nn.Parameter(torch.zeros(int(self.text.config.vocab_size)))
+        out, hidden, dropout = config.embedding_dim, config.head_hidden, config.head_dropout
+        self.visual_head = projection(width, out, hidden=hidden, dropout=dropout)
+        self.text_head = projection(text_width, out, hidden=hidden, dropout=dropout)
+        self.add_fusion(text_width)
         self.temperature = Temperature(config.temperature)
         self.post_init()
 
@@ -80,7 +66,7 @@ class LoopITRModel(RetrievalModel):
 
     def encode_text(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """States (B, L, T) and unit vectors (B, D) of word ids int64 (B, L); `mask` bool (B, L), True at words."""
-        states = self.text(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        states = self.text_states(ids, mask)
         pooled = states[:, 0] if self.config.text_pool == "cls" else masked_mean(states, mask)
         return states, functional.normalize(self.text_head(pooled).float(), dim=-1)
 
@@ -91,55 +77,6 @@ class LoopITRModel(RetrievalModel):
     def visual_vectors(self, visual: torch.Tensor) -> dict[str, torch.Tensor]:
         """See RetrievalModel; without time (max_frames 0) a clip's tokens are pooled over its frames."""
         return {"embedding": self.encode_visual(visual)[1]}
-
-    def visual_cache(self, visual: torch.Tensor) -> torch.Tensor:
-        """See RetrievalModel: the tokens."""
-        tokens: torch.Tensor = self.vision(visual)
-        return tokens
-
-    def pair_scores(
-        self,
-        ids: torch.Tensor,
-        mask: torch.Tensor,
-        rows: torch.Tensor,
-        cache: torch.Tensor,
-        cache_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """See RetrievalModel; each text is read once."""
-        states, _ = self.encode_text(ids, mask)
-        return self.match_score(self.match_logits(self.fuse(states[rows], mask[rows], cache, cache_mask)))
-
-    def fuse(
-        self,
-        states: torch.Tensor,
-        mask: torch.Tensor,
-        tokens: torch.Tensor,
-        token_mask: torch.Tensor | None = None,
-        rows: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """States (P, L, T) of words that have looked at each other, in both directions, and at a picture.
-
-        Args:
-          states, mask: (P, L, T) and bool (P, L), of encode_text.
-          tokens, token_mask: (P, V, C) and bool (P, V), of encode_visual; or fewer rows, and
-          rows: int64 (P,), which picture each text looks at.
-        """
-        for block in self.fusion_blocks:
-            states = block(states, mask, tokens, token_mask, rows)
-        return self.fusion_norm(states)
-
-    def match_logits(self, fused: torch.Tensor) -> torch.Tensor:
-        """(P, 2) from fused states (P, L, T): no, yes; in float32, for in bfloat16 many pairs would tie."""
-        return in_float32(self.match_head, fused[:, 0])
-
-    def match_score(self, logits: torch.Tensor) -> torch.Tensor:
-        """(P,) from (P, 2)."""
-        return logits[:, 1] - logits[:, 0] if self.config.match_score == "difference" else logits[:, 1]
-
-    def word_logits(self, fused: torch.Tensor) -> torch.Tensor:
-        """(P, L, vocabulary) from fused states (P, L, T)."""
-        words = functional.normalize(self.text.get_input_embeddings().weight, dim=-1)  # type: ignore[arg-type]
-        return functional.linear(functional.gelu(self.word_head(fused)), words) + self.word_bias
 
 
 class LoopITRObjective(Objective):
@@ -185,33 +122,23 @@ class LoopITRObjective(Objective):
         (states, texts), (tokens, token_mask, pictures) = text, visual
         weights, model, temperature = self.losses, self.model, self.model.temperature()
         similarity = cosines(texts, pictures)  # (B texts, B pictures)
-        positives = positive_mask(inputs.item_ids, inputs.item_ids)
-        draws = [
-            sample_negatives(
-                matrix,
-                positives,
-                weights.negatives,
-                temperature=weights.mining_temperature or temperature.detach(),
-                how=weights.negative_choice,
-                generator=generator,
-            )
-            for matrix in (similarity, similarity.T)
-        ]
-        (hard_pictures, picture_valid), (hard_texts, text_valid) = draws  # (B, m) each
-        own = torch.arange(len(texts), device=texts.device)
-        many = own[:, None].expand_as(hard_pictures).flatten()
-        text_rows = torch.cat([own, many, hard_texts.flatten()])
-        picture_rows = torch.cat([own, hard_pictures.flatten(), many])
-        fused = model.fuse(states[text_rows], inputs.mask[text_rows], tokens, token_mask, picture_rows)
+        pairs = mined_pairs(
+            similarity,
+            positive_mask(inputs.item_ids, inputs.item_ids),
+            weights.negatives,
+            temperature=weights.mining_temperature or temperature.detach(),
+            how=weights.negative_choice,
+            generator=generator,
+        )
+        fused = model.fuse(states[pairs.texts], inputs.mask[pairs.texts], tokens, token_mask, pairs.pictures)
         logits = model.match_logits(fused)  # (B (1 + 2m), 2)
-        negative_label = torch.where(torch.cat([picture_valid.flatten(), text_valid.flatten()]), 0, IGNORED)
-        labels = torch.cat([torch.ones_like(own), negative_label])
-        out = {"matching": matching(logits, labels)}
+        out = {"matching": matching(logits, pairs.labels)}
 
-        own_score, of_pictures, of_texts = model.match_score(logits).split([len(own), many.numel(), many.numel()])
+        many = pairs.hard_pictures.numel()
+        own_score, of_pictures, of_texts = model.match_score(logits).split([len(texts), many, many])
         sides = (
-            (of_pictures, similarity, hard_pictures, picture_valid),
-            (of_texts, similarity.T, hard_texts, text_valid),
+            (of_pictures, similarity, pairs.hard_pictures, pairs.picture_valid),
+            (of_texts, similarity.T, pairs.hard_texts, pairs.text_valid),
         )
         out["distillation"] = 0.5 * sum(
             (
@@ -233,15 +160,15 @@ class LoopITRObjective(Objective):
         self, inputs: Inputs, tokens: torch.Tensor, token_mask: torch.Tensor | None, generator: torch.Generator
     ) -> torch.Tensor:
         """Tell hidden words from the picture and the rest of the text."""
-        category = self.category
-        if self.losses.masking == "categories" and isinstance(category, torch.Tensor):
-            ids, labels = mask_category(inputs.ids, category, mask_id=self.mask_id, generator=generator)
-        else:
-            fraction = self.losses.mask_fraction
-            ids, labels = mask_words(
-                inputs.ids, inputs.maskable, fraction=fraction, mask_id=self.mask_id, generator=generator
-            )
-        states, _ = self.model.encode_text(ids, inputs.mask)
+        ids, labels = hide_words(
+            inputs.ids,
+            inputs.maskable,
+            self.category if self.losses.masking == "categories" else None,
+            fraction=self.losses.mask_fraction,
+            mask_id=self.mask_id,
+            generator=generator,
+        )
+        states = self.model.text_states(ids, inputs.mask)
         fused = self.model.fuse(states, inputs.mask, tokens, token_mask)
         hidden = labels != IGNORED
         return masked_words(self.model.word_logits(fused[hidden]), labels[hidden])

@@ -73,6 +73,10 @@ class Source(Protocol):
 class FeatureSource(Source, Protocol):
     """A source that can give cached features of a frozen vision backbone in the place of its pictures."""
 
+    def texts(self) -> list[str]:
+        """All captions."""
+        ...
+
     def use_features(self, features: Callable[[np.ndarray, str], np.ndarray]) -> None:
         """Called once before training with a function of (pictures uint8 (N, 1, H, W, 3), a name for them)."""
         ...
@@ -99,7 +103,8 @@ def tokenise(
     tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, max_words: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids int64 (B, L) and mask bool (B, L), padded to the longest; longer texts are cut, their end token kept."""
-    encoded = tokenizer(list(texts), padding=True, truncation=True, max_length=max_words, return_tensors="np")
+    clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]  # lone surrogates break the Rust side
+    encoded = tokenizer(clean, padding=True, truncation=True, max_length=max_words, return_tensors="np")
     ids = torch.from_numpy(np.asarray(encoded["input_ids"], np.int64)).to(device, non_blocking=True)
     mask = torch.from_numpy(np.asarray(encoded["attention_mask"], bool)).to(device, non_blocking=True)
     return ids, mask

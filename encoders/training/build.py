@@ -1,7 +1,7 @@
 """A model with its tokenizer and pixel spec, from a training config and the words of the captions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -65,7 +65,7 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
             backbone_width=width,
             cls_token_id=tokenizer.cls_token_id,
             sep_token_id=tokenizer.sep_token_id,
-            **settings.model_dump(exclude={"architecture", "vision", "text", "small_text"}),
+            **settings.model_dump(exclude={"architecture", "vision", "text", "small_text", "resize"}),
         )
     )
     factors = {}
@@ -83,7 +83,8 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
 def pixel_spec(settings: Settings) -> PixelSpec:
     """How a model will want its pictures: as its vision backbone does; squashed to the input otherwise."""
     if settings.vision and Path(settings.vision).is_dir():
-        return read_spec(Path(settings.vision), family="Siglip")
+        spec = read_spec(Path(settings.vision), family="Siglip")
+        return replace(spec, resize="squash", shortest_edge=0) if settings.resize == "squash" else spec
     return PixelSpec(settings.image_size, settings.image_size, "squash", 0, "bilinear", HALF, HALF)
 
 

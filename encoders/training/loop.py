@@ -136,7 +136,8 @@ class _Run:
         if progress.step == phase.first:
             model.enter_stage(phase.name)
             progress.best, progress.worse = -math.inf, 0
-        model.frozen = phase.stage.frozen
+        still = tuple(name for name, factor in self.built.factors.items() if factor == 0)
+        model.frozen = phase.stage.frozen + still
         let_learn(model, self.learning, phase.stage.frozen)
         model.train()
         sums: dict[str, list[torch.Tensor]] = {}

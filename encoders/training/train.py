@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from encoders.training.batches import FeatureSource, Source
 from encoders.training.build import Built, build, preprocessor_config
 from encoders.training.features import cached_features
 from encoders.training.loop import Listener, Progress, accelerator_of, best_weights, fit
+from encoders.training.memo import TextMemo
 from encoders.training.validate import Recall, validate
 from schemas.digests import digest_value
 from schemas.training import ShardData, TrainConfig
@@ -75,6 +77,8 @@ def train(
                     views=data.cached_views if part == "train" else 1,
                 )
             )
+    if isinstance(source, FeatureSource) and config.model.text and config.optimizer.text_lr_factor == 0:
+        remember_texts(built, config, source, accelerator)
     progress = fit(
         built,
         config,
@@ -101,6 +105,21 @@ def train(
         shutil.rmtree(folder)
     accelerator.wait_for_everyone()
     return record
+
+
+def remember_texts(built: Built, config: TrainConfig, source: FeatureSource, accelerator: Accelerator) -> None:
+    """Reads all captions once with the frozen text tower, in eval mode."""
+    model = built.model.to(accelerator.device)
+    model.train(False)
+    with torch.no_grad(), accelerator.autocast():
+        memo = TextMemo(
+            model.text_states,
+            built.tokenizer,
+            source.texts(),
+            max_words=config.model.max_words,
+            device=accelerator.device,
+        )
+    model.text_memo = memo
 
 
 def run_digest(config: TrainConfig, data_digest: str) -> str:

@@ -51,7 +51,7 @@ def test_an_unknown_model_type_names_the_known_ones(tmp_path):
 
 
 def test_a_model_that_cannot_play_the_part_names_those_that_can(tiny_clip, tiny_blip):
-    with pytest.raises(ModelError, match=r"'clip' cannot be a pair scorer; types that can: blip, fastslow-loopitr"):
+    with pytest.raises(ModelError, match=r"'clip' cannot be a pair scorer; types that can: blip, fastslow-"):
         load_scorer(exact(tiny_clip))
     with pytest.raises(ModelError, match=r"'blip' cannot be a dual encoder; types that can: clip, "):
         load_dual(exact(tiny_blip))

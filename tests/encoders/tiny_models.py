@@ -180,6 +180,104 @@ def make_loopitr(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+def make_fast_slow(folder: Path, *, seed: int = 0) -> Path:
+    """A FastSlowModel on convolutional grids: maps of 4 x 4 and 8 x 8 cells a frame, D = 16."""
+    from transformers import BertConfig, BlipImageProcessorPil
+
+    from encoders.architectures.fast_slow import FastSlowConfig, FastSlowModel
+
+    tokenizer = bert_tokenizer()
+    config = FastSlowConfig(
+        text_config=BertConfig(**_text(tokenizer)).to_dict(),
+        image_size=EDGE,
+        grid=4,
+        frame_tokens=16,
+        backbone_width=32,
+        visual_width=32,
+        visual_layers=1,
+        slow_visual_layers=1,
+        decoder_width=32,
+        max_words=20,
+        embedding_dim=16,
+    )
+    _seeded(FastSlowModel, config, seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _as_on_the_hub(folder, BlipImageProcessorPil(size={"height": EDGE, "width": EDGE}))
+    return folder
+
+
+def make_vldeformer(folder: Path, *, seed: int = 0) -> Path:
+    """A VLDeformerModel on its convolutional grid, with tags: 4 tags and 4 x 4 regions a frame, D = 32."""
+    from transformers import BertConfig, BlipImageProcessorPil
+
+    from encoders.architectures.vldeformer import VLDeformerConfig, VLDeformerModel
+
+    tokenizer = bert_tokenizer()
+    config = VLDeformerConfig(
+        text_config=BertConfig(**_text(tokenizer)).to_dict(),
+        image_size=EDGE,
+        grid=4,
+        frame_tokens=16,
+        backbone_width=32,
+        tag_words=4,
+        max_words=20,
+        cls_token_id=tokenizer.cls_token_id,
+        sep_token_id=tokenizer.sep_token_id,
+    )
+    _seeded(VLDeformerModel, config, seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _as_on_the_hub(folder, BlipImageProcessorPil(size={"height": EDGE, "width": EDGE}))
+    return folder
+
+
+def make_hivlp(folder: Path, *, seed: int = 0) -> Path:
+    """A HiVLPModel on its convolutional grid: 4 x 4 tokens a frame, vectors of 4, 8 and 16 numbers."""
+    from transformers import BertConfig, BlipImageProcessorPil
+
+    from encoders.architectures.hivlp import HiVLPConfig, HiVLPModel
+
+    tokenizer = bert_tokenizer()
+    config = HiVLPConfig(
+        text_config=BertConfig(**_text(tokenizer)).to_dict(),
+        image_size=EDGE,
+        grid=4,
+        frame_tokens=16,
+        backbone_width=32,
+        visual_width=32,
+        visual_layers=1,
+        fusion_layers=1,
+        max_words=20,
+        dims=(4, 8, 16),
+        embedding_dim=16,
+    )
+    _seeded(HiVLPModel, config, seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _as_on_the_hub(folder, BlipImageProcessorPil(size={"height": EDGE, "width": EDGE}))
+    return folder
+
+
+def make_cooperative(folder: Path, *, seed: int = 0) -> Path:
+    """A CooperativeModel, one stream for both sides (JOIN), on its convolutional grid: 4 x 4 regions a frame."""
+    from transformers import BertConfig, BlipImageProcessorPil
+
+    from encoders.architectures.cooperative import CooperativeConfig, CooperativeModel
+
+    tokenizer = bert_tokenizer()
+    config = CooperativeConfig(
+        text_config=BertConfig(**_text(tokenizer)).to_dict(),
+        image_size=EDGE,
+        grid=4,
+        frame_tokens=16,
+        backbone_width=32,
+        max_words=20,
+        cls_token_id=tokenizer.cls_token_id,
+    )
+    _seeded(CooperativeModel, config, seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _as_on_the_hub(folder, BlipImageProcessorPil(size={"height": EDGE, "width": EDGE}))
+    return folder
+
+
 def clip_tokenizer():
     """Byte-level BPE as CLIP's: start and end token highest, padding with the end token, 20 tokens at most."""
     from tokenizers.pre_tokenizers import ByteLevel
