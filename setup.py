@@ -32,7 +32,7 @@ setup(
         "numpy<2",  # autofaiss
         "pillow>=11",
         "pyarrow>=24,<26",  # 26 needs numpy 2
-        "pydantic>=2.10",
+        "pydantic>=2.12",
         "pyyaml>=6",
         "rich>=14",
         "safetensors>=0.5",

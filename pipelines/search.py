@@ -20,6 +20,7 @@ from schemas.query_logs import normalise
 
 if TYPE_CHECKING:
     from encoders.base import DualEncoder, PairScorer
+    from pipelines.index.coarse_to_fine import CoarseToFine
     from pipelines.index.search import Searcher
 
 CELL = (264, 198)
@@ -66,6 +67,7 @@ class Snapshot:
       published: the generation and its manifests.
       gallery: its items.
       searcher: its index, memory-mapped.
+      levels: the search through it and the levels above; None where it holds the finest level.
       encoder: the fast side.
       scorer: the slow side; None where the generation was not reranked.
     """
@@ -73,6 +75,7 @@ class Snapshot:
     published: Published
     gallery: Gallery
     searcher: "Searcher"
+    levels: "CoarseToFine | None"
     encoder: "DualEncoder"
     scorer: "PairScorer | None"
 
@@ -124,9 +127,13 @@ class Snapshot:
 
     def encode(self, text: str) -> np.ndarray:
         """The vector of a text, float32 (1, D), made by the function that encodes the log."""
+        return self._vectors(text)[VECTOR]
+
+    def _vectors(self, text: str) -> dict[str, np.ndarray]:
+        """Of all levels by column, each float32 (1, width)."""
         from pipelines.embed.queries import encode_texts
 
-        return encode_texts(self.encoder, [text.strip()], lanes=1)[VECTOR]
+        return encode_texts(self.encoder, [text.strip()], lanes=1)
 
     def pictures(self, answers: Sequence[Answer]) -> list[np.ndarray | None]:
         """What the answers look like, uint8 (H, W, 3) within `CELL`; of a clip the middle frame; None where gone."""
@@ -151,15 +158,23 @@ class Snapshot:
         return contact_sheet(answers, self.pictures(answers))
 
     def _candidates(self, text: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids int64 (n,) and exact fast scores float32 (n,), best first, as the candidates stage finds them."""
+        """Ids int64 (n,) and exact fast scores float32 (n,), best first, as the candidates stage finds them.
+
+        From coarse to fine, more than the last shortlist holds may add items above those of the stage.
+        """
         from pipelines.index.candidates import LEAST_DEPTH, OVERFETCH
         from pipelines.index.exact import rescore
         from pipelines.index.parts import Block
         from schemas.parquet import vectors
 
-        vector = self.encode(text)
+        found = self._vectors(text)
+        vector = found[VECTOR]
         # The batch job's depth at least: what is fetched beyond it decides ties and, in compressed kinds, order.
         depth = max(count, self.config.rerank.depth, LEAST_DEPTH)
+        if self.levels is not None and self.published.index.levels is not None:
+            columns = self.published.index.levels.columns
+            scores, ids = self.levels.search([found[column] for column in columns], depth)
+            return ids[0, :count], scores[0, :count]
         _, ids = self.searcher.search(vector, depth * (1 if self.searcher.keeps_whole_vectors else OVERFETCH))
         block = Block(np.sort(ids[0]), vectors(self.gallery.rows(np.sort(ids[0]), [VECTOR]).column(VECTOR)))
         scores, ids = rescore([block], vector, ids)
@@ -202,6 +217,7 @@ def open_generation(layout: Layout, number: int | None = None) -> Snapshot:
     """
     from encoders.precision import pinned
     from encoders.registry import load_dual, load_scorer
+    from pipelines.index.levels import open_coarse_to_fine
     from pipelines.index.search import open_index
 
     state = published(layout, read_generation(layout, number))
@@ -211,9 +227,11 @@ def open_generation(layout: Layout, number: int | None = None) -> Snapshot:
     if state.scorer is not None and state.rankings is not None and state.rankings.scorer is not None:
         scorer = load_scorer(pinned(state.scorer, layout), layout=layout)
         _refuse_other("scorer", state.scorer.path, scorer.fingerprint, state.rankings.scorer)
-    searcher = open_index(state.url(state.generation.index))
+    index_url = state.url(state.generation.index)
+    searcher = open_index(index_url)
+    levels = open_coarse_to_fine(index_url, searcher)
     gallery = open_gallery([state.url(part) for part in state.generation.embeddings])
-    return Snapshot(state, gallery, searcher, encoder, scorer)
+    return Snapshot(state, gallery, searcher, levels, encoder, scorer)
 
 
 def read_generation(layout: Layout, number: int | None = None) -> Generation:

@@ -3,10 +3,10 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.errors import ConfigError
 
@@ -83,6 +83,16 @@ class Index(Config):
     recall_k: Positive = 10
     train_rows: Positive | None = None  # null: autofaiss's heuristic
     seed: int = 0
+    levels: Literal["auto", "finest", "coarse_to_fine"] = "auto"  # auto: coarse to fine if the encoder has levels
+    shortlist: tuple[Positive, ...] | None = None  # K_m of coarse to fine; null: a tenth, a fiftieth, ... of the items
+
+    @model_validator(mode="after")
+    def _shortlist_narrows(self) -> Self:
+        if self.shortlist is not None and list(self.shortlist) != sorted(self.shortlist, reverse=True):
+            raise ValueError(f"shortlist: expected numbers that fall, coarse to fine, got {list(self.shortlist)}")
+        if self.shortlist is not None and self.levels == "finest":
+            raise ValueError("shortlist: there is none where levels is 'finest'")
+        return self
 
 
 class Rerank(Config):

@@ -173,6 +173,31 @@ class QueriesManifest(Manifest):
     data: FileEntry
 
 
+class LevelsEntry(BaseModel):
+    """Coarse-to-fine search: what lies beside the index, and what it promises.
+
+    Attributes:
+      columns: vector columns, coarse to fine; the first is in the index, the last orders the answers.
+      dims: their widths, d_m.
+      shortlist: items kept after each level but the last, K_m.
+      coarse_recall: recall@`recall_k` of the index alone, against exact search at its own level.
+      macs: multiply-adds a query, N d_1 + K_1 d_2 + ...; `flat_macs`: N d_M, of exhaustive search at the finest.
+      ids: file of the item ids, rising.
+      vectors: files of the levels above the first, a row an item in the order of `ids`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    columns: tuple[str, ...]
+    dims: tuple[int, ...]
+    shortlist: tuple[int, ...]
+    coarse_recall: float
+    macs: int
+    flat_macs: int
+    ids: FileEntry
+    vectors: tuple[FileEntry, ...]
+
+
 class IndexManifest(Manifest):
     """A built and tuned index."""
 
@@ -187,11 +212,12 @@ class IndexManifest(Manifest):
     rows: int
     dim: int
     metric: Literal["inner_product"] = "inner_product"
-    recall: float  # at `recall_k`, tuning queries, against exact search
+    recall: float  # at `recall_k`, tuning queries, against exact search at the finest level
     recall_k: int
     recall_target: float
     faiss_version: str
     data: FileEntry
+    levels: LevelsEntry | None = Field(default=None, exclude_if=lambda value: value is None)  # of coarse to fine
 
 
 class CandidatesManifest(Manifest):

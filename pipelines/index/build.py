@@ -75,9 +75,14 @@ def build(plan: IndexPlan, proposal: Proposal, *, train_rows: int, seed: int) ->
     """
     index = empty_index(proposal.key, plan.dim)
     if not index.is_trained:
-        train(index, sample(plan.part_urls, train_rows, seed=seed).vectors, key=proposal.key, seed=seed)
+        train(
+            index,
+            sample(plan.part_urls, train_rows, seed=seed, level=plan.levels[0]).vectors,
+            key=proposal.key,
+            seed=seed,
+        )
     index = with_ids(index)
-    fill(index, Parts(plan.part_urls))
+    fill(index, Parts(plan.part_urls, plan.levels[0]))
     if index.ntotal != plan.rows:
         raise LedgerError(f"the index holds {index.ntotal} vectors, the manifests say {plan.rows}")
     return index

@@ -81,7 +81,8 @@ def pending(plan: CandidatesPlan) -> bool:
 def run(job: Job, embed: Sequence[str], index_manifest_url: str, queries_manifest_url: str) -> str:
     """The best `rerank.depth` items (10 at least, all when there are fewer) for every query, unless they are there.
 
-    `fast_score` is the exact inner product with the stored vector (`exact`), whatever the index approximates;
+    `fast_score` is the exact inner product with the stored vector of the finest level (`exact`), whatever the index
+    approximates;
     ranks follow it, equal scores by smaller item id. Rows are in the order of the query table, then by rank.
 
     Args:
@@ -101,8 +102,9 @@ def run(job: Job, embed: Sequence[str], index_manifest_url: str, queries_manifes
     from schemas.parquet import entry, read_table, vectors
 
     folder = queries_manifest_url.rsplit("/", 1)[0]
-    table = read_table(f"{folder}/{plan.queries.data.name}", ["query_id", LEVEL])
-    scores, ids = _best(plan, embed, index_manifest_url, vectors(table.column(LEVEL)))
+    levels = plan.built.levels.columns if plan.built.levels else (LEVEL,)
+    table = read_table(f"{folder}/{plan.queries.data.name}", ["query_id", *levels])
+    scores, ids = _best(plan, embed, index_manifest_url, [vectors(table.column(level)) for level in levels])
     url = f"{plan.folder}/candidates.parquet"
     _write(url, table.column("query_id").to_pylist(), scores, ids)
     CandidatesManifest(
@@ -117,16 +119,24 @@ def run(job: Job, embed: Sequence[str], index_manifest_url: str, queries_manifes
 
 
 def _best(
-    plan: CandidatesPlan, embed: Sequence[str], index_manifest_url: str, queries: np.ndarray
+    plan: CandidatesPlan, embed: Sequence[str], index_manifest_url: str, queries: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exact scores float32 (Q, K) and ids int64 (Q, K), best first."""
+    """Exact scores float32 (Q, K) and ids int64 (Q, K), best first.
+
+    Args:
+      queries: float32 (Q, d_m) of each level searched through, coarse to fine.
+    """
     from pipelines.index.exact import rescore
+    from pipelines.index.levels import open_coarse_to_fine
     from pipelines.index.parts import Parts
     from pipelines.index.search import open_index
 
     searcher = open_index(index_manifest_url)
-    _, ids = searcher.search(queries, plan.depth * (1 if searcher.keeps_whole_vectors else OVERFETCH))
-    scores, ids = rescore(Parts(tuple(sorted(embed))), queries, ids)
+    through = open_coarse_to_fine(index_manifest_url, searcher)
+    if through is not None:
+        return through.search(queries, plan.depth)
+    _, ids = searcher.search(queries[0], plan.depth * (1 if searcher.keeps_whole_vectors else OVERFETCH))
+    scores, ids = rescore(Parts(tuple(sorted(embed))), queries[0], ids)
     return scores[:, : plan.depth], ids[:, : plan.depth]
 
 

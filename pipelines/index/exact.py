@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from pipelines.index.parts import Block
+from schemas.embeddings import NORM_TOLERANCE
 from schemas.errors import InputError
 
 PAIRS_AT_ONCE = 1 << 15
@@ -17,6 +18,8 @@ PAIRS_AT_ONCE = 1 << 15
 
 QUERIES_AT_ONCE = 1024
 """Queries multiplied with a block at once: the product is 128 MiB at the usual block."""
+
+_LONGEST = 1 + NORM_TOLERANCE
 
 
 def exact_search(parts: Iterable[Block], queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -58,6 +61,38 @@ def exact_search(parts: Iterable[Block], queries: np.ndarray, k: int) -> tuple[n
         floor[full] = scores[last[full]]
     width = len(rows) // count if count else 0  # every query has the same number of hits: min(k, items)
     return scores.reshape(count, width), ids.reshape(count, width)
+
+
+def nearest_rows(vectors: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
+    """The k rows of the largest exact score with one query, as a set; what `exact_search` finds in one block.
+
+    Fewer steps than there, for searches of one query: no order is made, and only rows about whose place the float32
+    product leaves a doubt are scored in float64.
+
+    Args:
+      vectors: float32 (N, D), L2 norm 1 as stored vectors have it (`embeddings.refuse_bad_vectors`).
+      query: float32 (D,).
+      k: 1 or more.
+
+    Returns:
+      int64 (min(k, N),), rising; of rows that tie at the last place, the smaller ones.
+    """
+    if k >= len(vectors):
+        return np.arange(len(vectors), dtype=np.int64)
+    rough = vectors @ query
+    kth = np.partition(rough, len(rough) - k)[len(rough) - k]
+    slack = _slack(query[None], _LONGEST)[0]
+    sure = np.flatnonzero(rough > kth + slack)
+    unsure = np.flatnonzero((rough >= kth - slack) & (rough <= kth + slack))
+    scores = pair_scores(query, vectors, unsure)
+    rows: np.ndarray = np.concatenate([sure, unsure[np.lexsort((unsure, -scores))[: k - len(sure)]]])
+    rows.sort()
+    return rows
+
+
+def pair_scores(query: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Exact scores float32 (n,) of one query, float32 (D,), with some rows of vectors float32 (N, D)."""
+    return _exact(query[None], vectors, np.zeros(len(rows), np.int64), rows)
 
 
 def exact_scores(parts: Iterable[Block], queries: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -134,7 +169,7 @@ def exact_ranks(parts: Iterable[Block], queries: np.ndarray, relevant: Sequence[
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             chunk = slice(start, start + QUERIES_AT_ONCE)
             rough = queries[chunk] @ block.vectors.T
-            slack = _slack(queries[chunk], block.vectors)
+            slack = _slack(queries[chunk], _longest(block.vectors))
             mine = (owner[at] >= start) & (owner[at] < start + QUERIES_AT_ONCE)
             rough[owner[at][mine] - start, columns[mine]] = -np.inf  # relevant items are not in each other's way
             sure = rough > (best[chunk] + slack)[:, None]
@@ -160,14 +195,18 @@ def _positions(block: Block, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return at, by_id[place[at]]
 
 
-def _slack(queries: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """A bound on the error of a float32 inner product, float32 (Q,).
+def _longest(items: np.ndarray) -> float:
+    """The largest norm."""
+    return float(np.linalg.norm(items, axis=1).max(initial=0.0))
+
+
+def _slack(queries: np.ndarray, longest: float) -> np.ndarray:
+    """A bound on the error of a float32 inner product with items of at most this norm, float32 (Q,).
 
     Source: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1: D u |x| |y|,
     doubled for the rounding of what it is compared with.
     """
-    largest = float(np.linalg.norm(items, axis=1).max(initial=0.0))
-    bound = (queries.shape[1] + 2) * 2.0**-23 * np.linalg.norm(queries, axis=1) * largest
+    bound = (queries.shape[1] + 2) * 2.0**-23 * np.linalg.norm(queries, axis=1) * longest
     return np.asarray(bound, dtype=np.float32)
 
 
@@ -180,7 +219,7 @@ def _contenders(
     if np.isneginf(least).any() and k < rough.shape[1]:
         kth = np.partition(rough, rough.shape[1] - k, axis=1)[:, rough.shape[1] - k]
         least = np.maximum(least, kth)
-    keep = rough >= (least - _slack(queries[chunk], block.vectors))[:, None]
+    keep = rough >= (least - _slack(queries[chunk], _longest(block.vectors)))[:, None]
     rows, columns = np.nonzero(keep)
     return rows + chunk.start, columns
 

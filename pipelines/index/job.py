@@ -9,7 +9,7 @@ from pipelines.index.plan import IndexPlan, pending, plan_index, promise
 from schemas.commits import encode_json, publish_bytes, publish_file, staging
 from schemas.digests import digest_file, digest_value
 from schemas.jobs import Job
-from schemas.manifests import FileEntry, IndexManifest
+from schemas.manifests import FileEntry, IndexManifest, LevelsEntry
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +21,12 @@ def run(job: Job, embedding_manifest_urls: Sequence[str], queries_manifest_url: 
 
     Returns:
       URL of the index manifest. Beside it: `index.faiss`, `tuning.json` (see `tune.Tuning`) and
-      `timings.json` (milliseconds per query as measured on this machine, the only file that differs between runs).
+      `timings.json` (milliseconds per query as measured on this machine, the only file that differs between runs);
+      for coarse to fine also the vectors of the levels above the index (see `levels`).
 
     Raises:
       InputError, StaleError: the parts cannot be indexed together (see `plan_index` and `parts.check`).
-      ConfigError: `index.key` or a size in the config makes no sense.
+      ConfigError: `index.key`, a size or the levels in the config make no sense.
       IndexBuildError: nothing fits into the memory allowed, or the recall target is out of reach.
     """
     plan = plan_index(job, embedding_manifest_urls, queries_manifest_url)
@@ -34,7 +35,8 @@ def run(job: Job, embedding_manifest_urls: Sequence[str], queries_manifest_url: 
         return plan.manifest_url
     with staging() as folder:
         manifest = _make(job, plan, folder)
-        for name in (FILE, "tuning.json", "timings.json"):
+        beside = [entry.name for entry in (manifest.levels.ids, *manifest.levels.vectors)] if manifest.levels else []
+        for name in (FILE, *beside, "tuning.json", "timings.json"):
             publish_file(folder / name, f"{plan.folder}/{name}")
     manifest.commit(plan.manifest_url)
     log.info("index %s: %s at %s, recall %.4f", plan.manifest_url, manifest.key, manifest.parameters, manifest.recall)
@@ -44,6 +46,7 @@ def run(job: Job, embedding_manifest_urls: Sequence[str], queries_manifest_url: 
 def _make(job: Job, plan: IndexPlan, folder: Path) -> IndexManifest:
     """Index, tuning and timings as local files in `folder`, and the manifest to be committed last."""
     from pipelines.index import build, parts
+    from pipelines.index.levels import read_levels, write_levels
     from pipelines.index.proposal import propose
     from pipelines.index.search import Searcher, read_file
     from pipelines.index.tune import tune
@@ -52,20 +55,25 @@ def _make(job: Job, plan: IndexPlan, folder: Path) -> IndexManifest:
     proposal = propose(plan.rows, plan.dim, config)
     train_rows = build.training_rows(proposal.key, plan.rows, config)
     build.refuse_too_little_memory(plan, proposal, train_rows, config)
-    parts.check(plan.part_urls, dim=plan.dim)
+    for level, dim in zip(plan.levels, plan.dims, strict=True):
+        parts.check(plan.part_urls, dim=dim, level=level)
     log.info("building %s: %s", proposal.key, proposal.reason)
     index = build.build(plan, proposal, train_rows=train_rows, seed=config.seed)
     build.write(index, folder / FILE)
     del index
     reopened = read_file(folder / FILE)  # what is measured is what will be served
-    tuning, times = tune(Searcher(reopened, {}), plan, proposal, train_rows=train_rows, config=config)
+    levels, files = None, None
+    if len(plan.levels) > 1:
+        files = write_levels(plan, folder)
+        levels = read_levels(folder / files[0].name, tuple(folder / entry.name for entry in files[1]))
+    tuning, times = tune(Searcher(reopened, {}), levels, plan, proposal, train_rows=train_rows, config=config)
     publish_bytes(encode_json(tuning.model_dump(mode="json")), str(folder / "tuning.json"))
     publish_bytes(encode_json({"ms_per_query": times}), str(folder / "timings.json"))
     return IndexManifest(
         dataset=job.layout.dataset,
         embeddings=plan.embeddings_digest,
         queries=plan.queries.data.sha256,
-        config_digest=digest_value(promise(config)),
+        config_digest=digest_value(promise(config, plan.levels)),
         encoder=plan.parts[0].encoder,
         key=proposal.key,
         parameters=tuning.chosen,
@@ -81,4 +89,7 @@ def _make(job: Job, plan: IndexPlan, folder: Path) -> IndexManifest:
             size_bytes=(folder / FILE).stat().st_size,
             sha256=digest_file(str(folder / FILE)),
         ),
+        levels=LevelsEntry(**tuning.levels.promised(), ids=files[0], vectors=files[1])
+        if tuning.levels is not None and files is not None
+        else None,
     )

@@ -32,27 +32,29 @@ class Parts:
 
     Attributes:
       urls: embedding manifests, in the order wanted.
+      level: vector column.
     """
 
     urls: tuple[str, ...]
+    level: str = LEVEL
 
     def __iter__(self) -> Iterator[Block]:
         """All rows in order, in blocks of at most `BLOCK_ROWS` rows."""
-        for part in read_parts(self.urls, ["item_id"], level=LEVEL):
+        for part in read_parts(self.urls, ["item_id"], level=self.level):
             ids = part.table.column("item_id").to_numpy()
             for start in range(0, len(ids), BLOCK_ROWS):
                 yield Block(ids[start : start + BLOCK_ROWS], part.vectors[start : start + BLOCK_ROWS])
 
 
-def check(urls: Sequence[str], *, dim: int) -> None:
-    """Reads everything once and refuses what would spoil an index, before any long work.
+def check(urls: Sequence[str], *, dim: int, level: str = LEVEL) -> None:
+    """Reads one level of everything and refuses what would spoil an index, before any long work.
 
     Raises:
       InputError: a vector that is not finite, not of norm 1 or not `dim` wide; an id used twice; an empty key.
       StaleError: a data file made by another encoder than its manifest says.
     """
     all_ids = []
-    for url, part in zip(urls, read_parts(urls, ["item_id", "key"], level=LEVEL), strict=True):
+    for url, part in zip(urls, read_parts(urls, ["item_id", "key"], level=level), strict=True):
         made_by = (part.table.schema.metadata or {}).get(b"fastslow.encoder", b"").decode()
         if made_by != part.manifest.encoder:
             raise StaleError(
@@ -61,7 +63,7 @@ def check(urls: Sequence[str], *, dim: int) -> None:
             )
         if part.vectors.shape[1] != dim:
             raise InputError(f"{part_url(url, part.manifest)}: vectors are {part.vectors.shape[1]} wide, not {dim}")
-        refuse_bad_vectors(part.vectors, part.table.column("key").to_pylist(), column=LEVEL)
+        refuse_bad_vectors(part.vectors, part.table.column("key").to_pylist(), column=level)
         all_ids.append(part.table.column("item_id").to_numpy())
     ids = np.sort(np.concatenate(all_ids)) if all_ids else np.empty(0, np.int64)
     twice = ids[1:][ids[1:] == ids[:-1]]
@@ -83,8 +85,10 @@ def _name_duplicate(urls: Sequence[str], number: int) -> None:
     )
 
 
-def sample(urls: Sequence[str], count: int, *, seed: int) -> Block:
+def sample(urls: Sequence[str], count: int, *, seed: int, level: str = LEVEL) -> Block:
     """A fair sample over all parts: every row has the same chance, none is drawn twice.
+
+    With the same seed, the same rows at every level.
 
     Only row groups that hold a drawn row are read, one at a time.
 
@@ -99,15 +103,15 @@ def sample(urls: Sequence[str], count: int, *, seed: int) -> Block:
     total = int(sizes.sum())
     drawn = np.sort(np.random.default_rng(seed).choice(total, size=min(count, total), replace=False))
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    blocks = [Block(np.empty(0, np.int64), np.empty((0, manifests[0].dims[LEVEL]), np.float32))]
+    blocks = [Block(np.empty(0, np.int64), np.empty((0, manifests[0].dims[level]), np.float32))]
     for number, (url, manifest) in enumerate(zip(urls, manifests, strict=True)):
         rows = drawn[(drawn >= starts[number]) & (drawn < starts[number + 1])] - starts[number]
         if rows.size:
-            blocks.extend(_read_rows(part_url(url, manifest), rows))
+            blocks.extend(_read_rows(part_url(url, manifest), rows, level))
     return Block(np.concatenate([b.ids for b in blocks]), np.concatenate([b.vectors for b in blocks]))
 
 
-def _read_rows(url: str, rows: np.ndarray) -> Iterator[Block]:
+def _read_rows(url: str, rows: np.ndarray, level: str) -> Iterator[Block]:
     """Chosen rows (ascending) of one Parquet file."""
     fs, path = fsspec.core.url_to_fs(url)
     try:
@@ -118,8 +122,8 @@ def _read_rows(url: str, rows: np.ndarray) -> Iterator[Block]:
                 last = first + file.metadata.row_group(group).num_rows
                 inside = rows[(rows >= first) & (rows < last)] - first
                 if inside.size:
-                    table = file.read_row_group(group, columns=["item_id", LEVEL])
-                    yield Block(table.column("item_id").to_numpy()[inside], vectors(table.column(LEVEL))[inside])
+                    table = file.read_row_group(group, columns=["item_id", level])
+                    yield Block(table.column("item_id").to_numpy()[inside], vectors(table.column(level))[inside])
                 first = last
     except FileNotFoundError:
         raise InputError(f"{url}: not found") from None

@@ -1,17 +1,17 @@
 """What index would be built of which parts, and whether it is there already; light, so that a rerun takes no time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from schemas.commits import exists
 from schemas.configs import Index
 from schemas.digests import digest_value
-from schemas.errors import InputError, StaleError
+from schemas.errors import ConfigError, InputError, StaleError
 from schemas.jobs import Job
 from schemas.manifests import EmbeddingManifest, QueriesManifest, embedding_set_digest
 
 LEVEL = "embedding"
-"""The vector column that is indexed."""
+"""The vector column that orders the answers: the finest, or only, level."""
 
 RECIPE = 1
 """Of everything below that changes an index's bytes or its operating point; raise it when it changes."""
@@ -30,7 +30,8 @@ class IndexPlan(NamedTuple):
       queries_url: manifest of the encoded query log.
       queries: that manifest.
       rows: vectors to index.
-      dim: their width.
+      levels: vector columns, coarse to fine; the first is indexed. One alone: a flat search.
+      dims: their widths.
     """
 
     digest: str
@@ -41,7 +42,13 @@ class IndexPlan(NamedTuple):
     queries_url: str
     queries: QueriesManifest
     rows: int
-    dim: int
+    levels: tuple[str, ...]
+    dims: tuple[int, ...]
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors that are indexed."""
+        return self.dims[0]
 
     @property
     def embeddings_digest(self) -> str:
@@ -53,6 +60,7 @@ def plan_index(job: Job, embedding_manifest_urls: Sequence[str], queries_manifes
     """Plans an index from manifests alone; nothing else is read.
 
     Raises:
+      ConfigError: `index.levels` or `index.shortlist` do not fit the encoder.
       InputError: no parts, no rows, no queries, a part given twice, or vectors of different widths.
       StaleError: parts or queries come from different encoders.
     """
@@ -60,13 +68,16 @@ def plan_index(job: Job, embedding_manifest_urls: Sequence[str], queries_manifes
     read.sort(key=lambda pair: (pair[0].data.sha256, pair[0].shard_digest, pair[1]))
     parts, urls = tuple(m for m, _ in read), tuple(url for _, url in read)
     queries = QueriesManifest.read(queries_manifest_url)
-    _refuse_what_does_not_fit(parts, urls, queries, queries_manifest_url)
+    config = job.dataset.index
+    levels = levels_of(parts[0].dims, config) if parts else (LEVEL,)
+    _refuse_what_does_not_fit(parts, urls, levels)
+    _refuse_other_queries(parts[0], urls[0], queries, queries_manifest_url, levels)
     digest = digest_value(
         {
             "embeddings": embedding_set_digest(list(parts)),
             "queries": queries.data.sha256,
-            "index": promise(job.dataset.index),
-            "level": LEVEL,
+            "index": promise(config, levels),
+            **({"level": LEVEL} if len(levels) == 1 else {"levels": list(levels)}),
             "recipe": RECIPE,
         }
     )
@@ -81,13 +92,42 @@ def plan_index(job: Job, embedding_manifest_urls: Sequence[str], queries_manifes
         queries_manifest_url,
         queries,
         rows,
-        parts[0].dims[LEVEL],
+        levels,
+        tuple(parts[0].dims[column] for column in levels),
     )
 
 
-def promise(config: Index) -> dict[str, Any]:
-    """What of the index config can change a byte; `build_memory` only refuses."""
-    return config.model_dump(mode="json", exclude={"build_memory"})
+def levels_of(dims: Mapping[str, int], config: Index) -> tuple[str, ...]:
+    """The vector columns to search through, coarse to fine; the finest alone for a flat search.
+
+    By default an encoder that has levels is searched through them: it was trained for that, and the recall promised
+    is measured against exact search at its finest level either way.
+
+    Args:
+      dims: column -> width, of the embedding parts.
+
+    Raises:
+      ConfigError: the config asks for levels the encoder does not have.
+    """
+    coarser = sorted((column for column in dims if column != LEVEL), key=lambda column: dims[column])
+    if config.levels == "finest" or (config.levels == "auto" and not coarser and config.shortlist is None):
+        return (LEVEL,)
+    if not coarser:
+        raise ConfigError(
+            "index.levels, index.shortlist: the encoder has one level, there is no coarse to fine; leave both out"
+        )
+    if config.shortlist is not None and len(config.shortlist) != len(coarser):
+        raise ConfigError(
+            f"index.shortlist: expected {len(coarser)} numbers, one for each of {', '.join(coarser)}, "
+            f"got {list(config.shortlist)}"
+        )
+    return (*coarser, LEVEL)
+
+
+def promise(config: Index, levels: Sequence[str] = (LEVEL,)) -> dict[str, Any]:
+    """What of the index config can change a byte: `build_memory` only refuses, `levels` has decided the levels."""
+    flat = {"shortlist"} if len(levels) == 1 else set()
+    return config.model_dump(mode="json", exclude={"build_memory", "levels"} | flat)
 
 
 def pending(plan: IndexPlan) -> bool:
@@ -95,9 +135,7 @@ def pending(plan: IndexPlan) -> bool:
     return not exists(plan.manifest_url)
 
 
-def _refuse_what_does_not_fit(
-    parts: Sequence[EmbeddingManifest], urls: Sequence[str], queries: QueriesManifest, queries_url: str
-) -> None:
+def _refuse_what_does_not_fit(parts: Sequence[EmbeddingManifest], urls: Sequence[str], levels: Sequence[str]) -> None:
     if not parts or not any(m.data.rows for m in parts):
         raise InputError(f"nothing to index: {len(parts)} embedding parts hold no rows; embed some shards first")
     if len(set(urls)) != len(urls):
@@ -110,19 +148,24 @@ def _refuse_what_does_not_fit(
                 f"{url}: made by encoder {part.encoder[:16]}, {first_url} by {first.encoder[:16]}; "
                 "embed all shards with one encoder"
             )
-        if part.dims.get(LEVEL) != first.dims.get(LEVEL) or LEVEL not in part.dims:
-            raise InputError(
-                f"{url}: column {LEVEL}: width {part.dims.get(LEVEL)}, but {first.dims.get(LEVEL)} in {first_url}"
-            )
+        for level in levels:
+            width, expected = part.dims.get(level), first.dims.get(level)
+            if width != expected or width is None:
+                raise InputError(f"{url}: column {level}: width {width}, but {expected} in {first_url}")
+
+
+def _refuse_other_queries(
+    first: EmbeddingManifest, first_url: str, queries: QueriesManifest, queries_url: str, levels: Sequence[str]
+) -> None:
     if queries.encoder != first.encoder:
         raise StaleError(
             f"{queries_url}: made by encoder {queries.encoder[:16]}, the parts by {first.encoder[:16]}; encode the "
             "queries again with the parts' encoder"
         )
-    if queries.dims.get(LEVEL) != first.dims[LEVEL]:
-        raise InputError(
-            f"{queries_url}: column {LEVEL}: width {queries.dims.get(LEVEL)}, but {first.dims[LEVEL]} in {first_url}"
-        )
+    for level in levels:
+        width = queries.dims.get(level)
+        if width != first.dims[level]:
+            raise InputError(f"{queries_url}: column {level}: width {width}, but {first.dims[level]} in {first_url}")
     if queries.distinct == 0:
         raise InputError(
             f"{queries_url}: no queries: recall is promised on text queries and cannot be measured without them; "

@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipelines.index.exact import sort_hits
 from schemas.digests import digest_file
 from schemas.errors import InputError
-from schemas.manifests import IndexManifest
+from schemas.manifests import FileEntry, IndexManifest
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def open_index(url: str, *, cache: Path | None = None) -> Searcher:
     manifest_url = url if url.endswith(".json") else f"{url.rstrip('/')}/manifest.json"
     manifest = IndexManifest.read(manifest_url)
     data_url = f"{manifest_url.rsplit('/', 1)[0]}/{manifest.data.name}"
-    index = read_file(_local_file(data_url, manifest, cache))
+    index = read_file(local_file(data_url, manifest.data, cache))
     if index.ntotal != manifest.rows or index.d != manifest.dim:
         raise InputError(
             f"{data_url}: {index.ntotal} vectors of width {index.d}, its manifest says {manifest.rows} x {manifest.dim}"
@@ -163,7 +163,16 @@ def read_file(path: Path) -> Any:
         raise InputError(f"{path}: not a FAISS index: {str(error).strip().splitlines()[-1]}") from error
 
 
-def _local_file(url: str, manifest: IndexManifest, cache: Path | None) -> Path:
+def local_file(url: str, entry: FileEntry, cache: Path | None = None) -> Path:
+    """Where a committed file lies on this machine; a remote one is fetched once and checked.
+
+    Args:
+      entry: what its manifest says.
+      cache: see `open_index`.
+
+    Raises:
+      InputError: it is not there, or not what the manifest says.
+    """
     fs, path = fsspec.core.url_to_fs(url)
     if not fs.exists(path):
         raise InputError(f"{url}: not found, though its manifest is there; remove the manifest to have it made again")
@@ -171,12 +180,12 @@ def _local_file(url: str, manifest: IndexManifest, cache: Path | None) -> Path:
         local = Path(path)
     else:
         base = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastslow" / "indexes"
-        local = base / f"{manifest.data.sha256}.faiss"
+        local = base / f"{entry.sha256}{Path(entry.name).suffix}"
         if not local.exists():
-            _fetch(fs, path, local, sha256=manifest.data.sha256, url=url)
+            _fetch(fs, path, local, sha256=entry.sha256, url=url)
     size = local.stat().st_size
-    if size != manifest.data.size_bytes:
-        raise InputError(f"{local}: {size} bytes, its manifest says {manifest.data.size_bytes}; remove it")
+    if size != entry.size_bytes:
+        raise InputError(f"{local}: {size} bytes, its manifest says {entry.size_bytes}; remove it")
     return local
 
 

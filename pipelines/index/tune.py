@@ -7,39 +7,37 @@ in milliseconds, so that the choice is the same on every machine; times are kept
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from pipelines.index.exact import exact_search
-from pipelines.index.parts import Parts, sample
-from pipelines.index.plan import LEVEL, IndexPlan
+from pipelines.index.coarse_to_fine import Levels, default_shortlist, doubled, multiply_adds
+from pipelines.index.levels import through
+from pipelines.index.plan import IndexPlan
 from pipelines.index.proposal import Proposal, estimated_bytes, human
 from pipelines.index.search import Point, Searcher, format_point, limits, parse_point
+from pipelines.index.truth import MOST_QUERIES, Truth, find_truths, interval, recall_of_each, without_self
 from schemas.commits import read_json
 from schemas.configs import Index
 from schemas.errors import IndexBuildError
 from schemas.manifests import Manifest
-from schemas.parquet import read_table, vectors
 
 log = logging.getLogger(__name__)
 
-LEAST_FIT_QUERIES = 50
-"""With fewer, all queries are used for tuning and nothing is held out."""
-
-MOST_QUERIES = 2000
-"""Of each split; recall 0.95 is then known to about +-0.01, and exhaustive search stays cheap."""
-
-IMAGE_QUERIES = 1000
 MOST_EF_SEARCH = 4096
 MOST_REPETITIONS = 7
 LONGEST_TIMING_S = 0.5  # of one operating point, begun repetitions aside
 K_FACTORS = (1, 2, 4, 8, 16, 32)
-WIDE = 4
-"""Exact neighbours kept, in multiples of k: an item tied with the k-th counts as found too."""
 
-TIE = 1e-6
-"""Scores this close are a tie: float32 rounding in the index must not count as a miss."""
+MOST_CANDIDATES = 1 << 23
+"""Of the coarsest level, all queries of one measurement together: with long shortlists fewer queries are asked."""
+
+LEAST_QUERIES = 50
+
+ALL_FOUND = 0.999
+"""Recall beyond which wider points are not tried."""
 
 
 class Measured(Manifest):
@@ -50,6 +48,8 @@ class Measured(Manifest):
       cost_bytes: vectors' bytes scanned for one query, what points are ordered by.
       recall, low, high: recall@k on text queries and its 95 % interval.
       image_recall, image_low, image_high: the same with items as queries, themselves left out; null with one item.
+      coarse_recall: of the index alone, at the level it holds; only of coarse to fine, where `recall` is that of the
+        answers against exact search at the finest level.
     """
 
     parameters: str
@@ -60,6 +60,7 @@ class Measured(Manifest):
     image_recall: float | None
     image_low: float | None
     image_high: float | None
+    coarse_recall: float | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class HeldOut(Manifest):
@@ -69,6 +70,29 @@ class HeldOut(Manifest):
     recall: float
     low: float
     high: float
+
+
+class TunedLevels(Manifest):
+    """Coarse to fine at the chosen point; see schemas.manifests.LevelsEntry.
+
+    Attributes:
+      shortlist_from: "config", or "default", or "grown": the default doubled until the recall was within reach.
+      coarse_recall, coarse_low, coarse_high: recall@k of the index at its own level and its 95 % interval.
+    """
+
+    columns: tuple[str, ...]
+    dims: tuple[int, ...]
+    shortlist: tuple[int, ...]
+    shortlist_from: Literal["config", "default", "grown"]
+    coarse_recall: float
+    coarse_low: float
+    coarse_high: float
+    macs: int
+    flat_macs: int
+
+    def promised(self) -> dict[str, Any]:
+        """What of it the index manifest repeats."""
+        return self.model_dump(include={"columns", "dims", "shortlist", "coarse_recall", "macs", "flat_macs"})
 
 
 class Tuning(Manifest):
@@ -92,21 +116,44 @@ class Tuning(Manifest):
     low: float
     high: float
     held_out: HeldOut | None
+    levels: TunedLevels | None = Field(default=None, exclude_if=lambda value: value is None)  # of coarse to fine
 
 
-class _Truth(NamedTuple):
-    """Queries float32 (Q, D) with their exact neighbours, float32 and int64 (Q, W); `own`: ids to leave out."""
+@dataclass(frozen=True)
+class _Search:
+    """What is measured: an index of the finest level, or an index and the levels above it."""
 
-    queries: np.ndarray
-    scores: np.ndarray
-    ids: np.ndarray
-    own: np.ndarray | None = None
+    searcher: Searcher
+    levels: Levels | None
+    shortlist: tuple[int, ...]
+
+    def __call__(self, queries: Sequence[np.ndarray], k: int, point: Point) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and ids (Q, K) at an operating point; queries of each level."""
+        if self.levels is None:
+            return self.searcher.search(queries[0], k, point=point)
+        return through(self.searcher, self.levels, self.shortlist, point).search(queries, k)
+
+    @property
+    def finer_bytes(self) -> int:
+        """Bytes of the levels above the index that are looked at for one query."""
+        vectors = self.levels.vectors if self.levels else ()
+        return sum(kept * rows.shape[1] * rows.itemsize for kept, rows in zip(self.shortlist, vectors, strict=True))
 
 
 def tune(
-    searcher: Searcher, plan: IndexPlan, proposal: Proposal, *, train_rows: int, config: Index
+    searcher: Searcher,
+    levels: Levels | None,
+    plan: IndexPlan,
+    proposal: Proposal,
+    *,
+    train_rows: int,
+    config: Index,
 ) -> tuple[Tuning, dict[str, float]]:
     """Measures the curve and chooses.
+
+    Args:
+      levels: above the index, for coarse to fine; what is promised is then the recall of the whole search. Where no
+        shortlist is set, the default is doubled until the recall is within reach of the widest point.
 
     Returns:
       The tuning, a function of the data alone, and milliseconds per query (batch search, all threads) by parameters.
@@ -114,21 +161,28 @@ def tune(
     Raises:
       IndexBuildError: no point reaches `config.recall_target`; says what binds and what would help.
     """
-    tuned_on, truths = _truths(plan, config)
+    k, shortlist = config.recall_k, _first_shortlist(plan, config)
+    truths = find_truths(plan, config, most=_most_queries(shortlist))
+    tried = points(searcher.index, k)
+    search = _Search(searcher, levels, shortlist)
+    if levels is not None and config.shortlist is None:
+        search = _within_reach(search, truths.tune, tried[-1][1], plan.rows, config)
+    alone = _Search(searcher, None, ())
     curve: list[Measured] = []
     times: dict[str, float] = {}
-    for cost, point in points(searcher.index, config.recall_k):
+    for cost, point in tried:
         name = format_point(point)
-        text = _recalls(searcher, truths["tune"], config.recall_k, point)
-        times[name] = _ms_per_query(searcher, truths["tune"].queries, config.recall_k, point)
-        image = _recalls(searcher, truths["image"], config.recall_k, point)
-        curve.append(_measured(name, cost, text, image))
-        log.info("%s %s: recall@%d %.4f", proposal.key, name, config.recall_k, curve[-1].recall)
-        if curve[-1].recall >= max(config.recall_target, 0.999):
+        text = _recalls(search, truths.tune, k, point)
+        times[name] = _ms_per_query(search, truths.tune.queries, k, point)
+        image = _recalls(search, truths.image, k, point)
+        coarse = _recalls(alone, truths.coarse, k, point) if truths.coarse else None
+        curve.append(_measured(name, cost + search.finer_bytes, text, image, coarse))
+        log.info("%s %s: recall@%d %.4f", proposal.key, name, k, curve[-1].recall)
+        if curve[-1].recall >= max(config.recall_target, ALL_FOUND) or (curve[-1].coarse_recall or 0) >= ALL_FOUND:
             break
     chosen = next((measured for measured in curve if measured.recall >= config.recall_target), None)
     if chosen is None:
-        raise IndexBuildError(_what_binds(searcher.index, curve, plan, proposal, train_rows=train_rows, config=config))
+        raise IndexBuildError(_what_binds(search, curve, plan, proposal, train_rows=train_rows, config=config))
     tuning = Tuning(
         key=proposal.key,
         reason=proposal.reason,
@@ -138,15 +192,16 @@ def tune(
         train_rows=train_rows,
         recall_k=config.recall_k,
         recall_target=config.recall_target,
-        tuned_on=tuned_on,
-        queries=len(truths["tune"].queries),
-        image_queries=len(truths["image"].queries),
+        tuned_on=truths.tuned_on,
+        queries=len(truths.tune.ids),
+        image_queries=len(truths.image.ids),
         curve=tuple(curve),
         chosen=chosen.parameters,
         recall=chosen.recall,
         low=chosen.low,
         high=chosen.high,
-        held_out=_held_out(searcher, truths["test"], config.recall_k, chosen.parameters),
+        held_out=_held_out(search, truths.test, k, chosen.parameters),
+        levels=_tuned_levels(search, truths.coarse, plan, chosen.parameters, config) if truths.coarse else None,
     )
     return tuning, times
 
@@ -217,96 +272,72 @@ def steps(first: int, last: int) -> list[int]:
     return [value for value in sorted(powers) if first <= value < last] + [last]
 
 
-def recall_of_each(ids: np.ndarray, exact_scores: np.ndarray, exact_ids: np.ndarray, k: int) -> np.ndarray:
-    """Recall@k of every query: the share of its k exact neighbours that were found.
-
-    An item that ties with the k-th exact neighbour is as good as it, so identical pictures do not count as misses.
-
-    Args:
-      ids: int64 (Q, K), found, K <= k; -1 for none.
-      exact_scores, exact_ids: (Q, W), W >= k (all items when there are fewer), falling.
-
-    Returns:
-      float64 (Q,).
-    """
-    k = min(k, exact_ids.shape[1])
-    good = exact_scores >= exact_scores[:, k - 1 : k] - TIE
-    hits = ((ids[:, :, None] == exact_ids[:, None, :]) & good[:, None, :]).any(axis=2).sum(axis=1)
-    return np.asarray(np.minimum(hits, k) / k)
+def _first_shortlist(plan: IndexPlan, config: Index) -> tuple[int, ...]:
+    """K_m to begin with; none for a flat search."""
+    if len(plan.levels) == 1:
+        return ()
+    return config.shortlist or default_shortlist(plan.rows, len(plan.levels))
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """(mean, low, high) of per-query recalls, with Wilson's 95 % score interval over queries.
-
-    A recall lies between 0 and 1, so its variance is at most that of a yes or no with the same mean: the
-    interval is never too narrow. Unlike a bootstrap it does not shrink to a point when all queries succeed.
-    Source: Wilson, JASA 22 (1927) 209-212.
-    """
-    n, mean, z = len(values), float(np.mean(values)), 1.959964
-    middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * float(np.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))) / (1 + z * z / n)
-    return round(mean, 6), round(max(0.0, middle - half), 6), round(min(1.0, middle + half), 6)
+def _most_queries(shortlist: Sequence[int]) -> int:
+    return max(LEAST_QUERIES, min(MOST_QUERIES, MOST_CANDIDATES // max(1, *shortlist, 1)))
 
 
-def _truths(plan: IndexPlan, config: Index) -> tuple[Literal["fit", "all"], dict[str, _Truth]]:
-    """Query sets with their exact neighbours, found in one walk over the parts."""
-    folder = plan.queries_url.rsplit("/", 1)[0]
-    table = read_table(f"{folder}/{plan.queries.data.name}", ["split", LEVEL])
-    values, split = vectors(table.column(LEVEL)), np.array(table.column("split").to_pylist())
-    tuned_on: Literal["fit", "all"] = "fit" if (split == "fit").sum() >= LEAST_FIT_QUERIES else "all"
-    rng = np.random.default_rng(config.seed)
-    fit = _some(values if tuned_on == "all" else values[split == "fit"], rng)
-    test = _some(values[split == "test"] if tuned_on == "fit" else values[:0], rng)
-    items = sample(plan.part_urls, IMAGE_QUERIES if plan.rows > 1 else 0, seed=config.seed + 1)
-    scores, ids = exact_search(
-        Parts(plan.part_urls), np.concatenate([fit, test, items.vectors]), WIDE * config.recall_k + 1
+def _within_reach(search: _Search, truth: Truth, widest: Point, rows: int, config: Index) -> _Search:
+    """The search with its shortlists doubled until the widest point keeps the recall promised, or all is kept."""
+    while True:
+        recall, grown = float(_recalls(search, truth, config.recall_k, widest).mean()), doubled(search.shortlist, rows)
+        if recall >= config.recall_target or grown == search.shortlist:
+            return search
+        log.warning("shortlist %s: recall@%d at most %.4f; doubled", search.shortlist, config.recall_k, recall)
+        search = _Search(search.searcher, search.levels, grown)
+
+
+def _tuned_levels(search: _Search, coarse: Truth, plan: IndexPlan, chosen: str, config: Index) -> TunedLevels:
+    mean, low, high = interval(
+        _recalls(_Search(search.searcher, None, ()), coarse, config.recall_k, parse_point(chosen))
     )
-    a, b = len(fit), len(fit) + len(test)
-    image_scores, image_ids = _without_self(scores[b:], ids[b:], items.ids)
-    return tuned_on, {
-        "tune": _Truth(fit, scores[:a], ids[:a]),
-        "test": _Truth(test, scores[a:b], ids[a:b]),
-        "image": _Truth(items.vectors, image_scores, image_ids, items.ids),
-    }
+    default: Literal["default", "grown"] = (
+        "default" if search.shortlist == default_shortlist(plan.rows, len(plan.levels)) else "grown"
+    )
+    return TunedLevels(
+        columns=plan.levels,
+        dims=plan.dims,
+        shortlist=search.shortlist,
+        shortlist_from="config" if config.shortlist else default,
+        coarse_recall=mean,
+        coarse_low=low,
+        coarse_high=high,
+        macs=multiply_adds(plan.rows, plan.dims, search.shortlist),
+        flat_macs=multiply_adds(plan.rows, plan.dims[-1:], ()),
+    )
 
 
-def _some(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return values[np.sort(rng.choice(len(values), min(len(values), MOST_QUERIES), replace=False))]
-
-
-def _without_self(scores: np.ndarray, ids: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row without its own id, one column narrower; where it is absent the last column goes."""
-    if not ids.size:
-        return scores, ids
-    drop = np.where((ids == own[:, None]).any(axis=1), (ids == own[:, None]).argmax(axis=1), ids.shape[1] - 1)
-    keep = np.arange(ids.shape[1])[None, :] != drop[:, None]
-    shape = (len(ids), ids.shape[1] - 1)
-    return scores[keep].reshape(shape), ids[keep].reshape(shape)
-
-
-def _recalls(searcher: Searcher, truth: _Truth, k: int, point: Point) -> np.ndarray:
-    if not len(truth.queries):
+def _recalls(search: _Search, truth: Truth, k: int, point: Point) -> np.ndarray:
+    if not len(truth.ids):
         return np.empty(0)
-    scores, ids = searcher.search(truth.queries, k + (truth.own is not None), point=point)
+    scores, ids = search(truth.queries, k + (truth.own is not None), point)
     if truth.own is not None:
-        ids = _without_self(scores, ids, truth.own)[1]
+        ids = without_self(scores, ids, truth.own)[1]
     return recall_of_each(ids, truth.scores, truth.ids, k)
 
 
-def _ms_per_query(searcher: Searcher, queries: np.ndarray, k: int, point: Point) -> float:
+def _ms_per_query(search: _Search, queries: Sequence[np.ndarray], k: int, point: Point) -> float:
     """Milliseconds per query of a batch that was just searched: the best of some repetitions."""
     best, begun = float("inf"), time.perf_counter()
     for _ in range(MOST_REPETITIONS):
         started = time.perf_counter()
-        searcher.search(queries, k, point=point)
+        search(queries, k, point)
         now = time.perf_counter()
         best = min(best, now - started)
         if now - begun > LONGEST_TIMING_S:
             break
-    return round(1000 * best / len(queries), 4)
+    return round(1000 * best / len(queries[0]), 4)
 
 
-def _measured(name: str, cost: float, text: np.ndarray, image: np.ndarray) -> Measured:
+def _measured(
+    name: str, cost: float, text: np.ndarray, image: np.ndarray, coarse: np.ndarray | None = None
+) -> Measured:
     mean, low, high = interval(text)
     of_images = interval(image) if len(image) else (None, None, None)
     return Measured(
@@ -318,11 +349,12 @@ def _measured(name: str, cost: float, text: np.ndarray, image: np.ndarray) -> Me
         image_recall=of_images[0],
         image_low=of_images[1],
         image_high=of_images[2],
+        coarse_recall=None if coarse is None else interval(coarse)[0],
     )
 
 
-def _held_out(searcher: Searcher, truth: _Truth, k: int, chosen: str) -> HeldOut | None:
-    values = _recalls(searcher, truth, k, parse_point(chosen))
+def _held_out(search: _Search, truth: Truth, k: int, chosen: str) -> HeldOut | None:
+    values = _recalls(search, truth, k, parse_point(chosen))
     if not len(values):
         return None
     mean, low, high = interval(values)
@@ -330,10 +362,19 @@ def _held_out(searcher: Searcher, truth: _Truth, k: int, chosen: str) -> HeldOut
 
 
 def _what_binds(
-    index: Any, curve: Sequence[Measured], plan: IndexPlan, proposal: Proposal, *, train_rows: int, config: Index
+    search: _Search, curve: Sequence[Measured], plan: IndexPlan, proposal: Proposal, *, train_rows: int, config: Index
 ) -> str:
     """Why no point reaches the target: at the widest point nothing but the codes (or the graph) can be to blame."""
-    best, most = max(curve, key=lambda measured: measured.recall), limits(index)
+    best, most = max(curve, key=lambda measured: measured.recall), limits(search.searcher.index)
+    if (best.coarse_recall or 0) > best.recall:
+        return (
+            f"coarse to fine: recall@{config.recall_k} on text queries is at most {best.recall:.4f} (95 % interval "
+            f"{best.low:.4f} to {best.high:.4f}), index.recall_target is {config.recall_target:g}, though the index "
+            f"finds {best.coarse_recall:.4f} at its own level ({plan.levels[0]}): index.shortlist "
+            f"{list(search.shortlist)} of {plan.rows} items is too short for what that level can tell apart. What "
+            "would help: a longer index.shortlist, none (it is then grown as needed), index.levels=finest, or a lower "
+            "index.recall_target"
+        )
     whole = estimated_bytes("IVF1,Flat", plan.rows, plan.dim)
     if "nprobe" in most:
         where = f"even with all {most['nprobe']} lists probed"

@@ -43,26 +43,34 @@ def _colour_world() -> ModuleType:
 def _made_once(tmp_path_factory):
     """Sixty pictures and clips, embedded, indexed, searched, reranked, measured, published; nothing made up."""
     module = _colour_world()
-    with _registered(module):
+    with _registered(module.ColourModel):
         return _publish(module, tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture
 def published_world(_made_once):
     """The published world, its model registered like any other; tests read it and change nothing."""
-    with _registered(_made_once.module):
+    with _registered(_made_once.module.ColourModel):
         yield _made_once
 
 
+@pytest.fixture
+def published_levels_world(tmp_path):
+    """The same pictures, searched from coarse to fine with short shortlists."""
+    module = _colour_world()
+    with _registered(module.LeveledColourModel):
+        yield _publish(module, tmp_path, index={"shortlist": [30], "recall_target": 0.3})
+
+
 @contextmanager
-def _registered(module: ModuleType):
-    entry = registry.Entry(dual=lambda: module.ColourModel, scorer=lambda: module.ColourModel)
+def _registered(model: type):
+    entry = registry.Entry(dual=lambda: model, scorer=lambda: model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.MODEL_TYPES, "test-colour", entry)
         yield
 
 
-def _publish(module: ModuleType, root: Path) -> PublishedWorld:
+def _publish(module: ModuleType, root: Path, **settings: object) -> PublishedWorld:
     with warnings.catch_warnings():
         # SWIG's modules warn while they load; with warnings as errors that crashes the interpreter.
         warnings.simplefilter("ignore")
@@ -77,7 +85,7 @@ def _publish(module: ModuleType, root: Path) -> PublishedWorld:
 
     model = root / "colour.yaml"
     model.write_text(yaml.safe_dump({"path": str(root / "world" / "model"), "dtype": "float32"}))
-    world = module.make_world(root / "world", items=60, depth=10, encoder=str(model), scorer=str(model))
+    world = module.make_world(root / "world", items=60, depth=10, encoder=str(model), scorer=str(model), **settings)
     job, parts = world.job, world.plan.manifests
     index_url = index.run(job, parts, world.queries)
     candidates_url = candidates.run(job, parts, index_url, world.queries)

@@ -42,6 +42,22 @@ def test_answers_are_the_rankings_of_the_batch_job(snapshot, log, published_worl
             np.testing.assert_allclose(found, [row[name] for row in rows], atol=1e-5)
 
 
+def test_from_coarse_to_fine_answers_are_those_of_the_batch_job_too(published_levels_world):
+    snapshot = open_generation(published_levels_world.layout)
+    assert snapshot.levels is not None
+    assert snapshot.published.index.levels.columns == ("embedding_2", "embedding")
+    rankings = read_table(f"{published_levels_world.rankings_folder}/rankings.parquet").to_pylist()
+    log = read_table(published_levels_world.world.queries.removesuffix(".json") + ".parquet")
+    for query in log.slice(0, 12).to_pylist():
+        rows = sorted((row for row in rankings if row["query_id"] == query["query_id"]), key=lambda row: row["rank"])
+        answers = snapshot.answer(query["text"], k=10)
+        assert [answer.key for answer in answers] == [row["key"] for row in rows]
+        for name in ("fast_score", "slow_score", "score"):
+            found = [getattr(answer, name) for answer in answers]
+            np.testing.assert_allclose(found, [row[name] for row in rows], atol=1e-5)
+    assert len({answer.key for answer in snapshot.answer("colour 40c060", k=500)}) == 60
+
+
 def test_without_reranking_the_fast_order_is_given(snapshot, log, published_world):
     rankings = read_table(f"{published_world.rankings_folder}/rankings.parquet").to_pylist()
     query = log.slice(3, 1).to_pylist()[0]

@@ -1,8 +1,8 @@
 """Small generated worlds for the index tests: clustered vectors in embedding parts, and a query log."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,10 @@ def unit(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class World:
-    """Everything the stages are given, and the stored vectors as numpy sees them."""
+    """Everything the stages are given, and the stored vectors as numpy sees them.
+
+    `coarse` and `coarse_queries`: of the levels below the finest, by column.
+    """
 
     job: Job
     parts: list[str]
@@ -41,6 +44,8 @@ class World:
     vectors: np.ndarray
     queries: np.ndarray
     split: np.ndarray
+    coarse: dict[str, np.ndarray] = field(default_factory=dict)
+    coarse_queries: dict[str, np.ndarray] = field(default_factory=dict)
 
     def with_index(self, **settings: object) -> Job:
         index = self.job.dataset.index.model_copy(update=settings)
@@ -48,7 +53,13 @@ class World:
 
 
 def write_part(
-    layout: Layout, name: str, vectors: np.ndarray, *, encoder: str = ENCODER, keys: Sequence[str] | None = None
+    layout: Layout,
+    name: str,
+    vectors: np.ndarray,
+    *,
+    encoder: str = ENCODER,
+    keys: Sequence[str] | None = None,
+    coarse: Mapping[str, np.ndarray] | None = None,
 ) -> str:
     """One embedded shard; returns the URL of its manifest."""
     keys = [f"{name}-{i}" for i in range(len(vectors))] if keys is None else list(keys)
@@ -67,8 +78,10 @@ def write_part(
         "content_sha256": [""] * n,
         "embedding": vectors.astype(np.float16),
     }
+    columns |= {column: values.astype(np.float16) for column, values in (coarse or {}).items()}
+    dims = {column: values.shape[1] for column, values in (coarse or {}).items()} | {"embedding": dim}
     columns |= {column: [0] * n for column in ("offset", "size", "width", "height")}
-    with write_table(paths.data, schema({"embedding": dim}, encoder=encoder)) as writer:
+    with write_table(paths.data, schema(dims, encoder=encoder)) as writer:
         for start in range(0, n, 64):  # several row groups
             writer.write({k: v[start : start + 64] for k, v in columns.items()})  # type: ignore[index]
     EmbeddingManifest(
@@ -77,7 +90,7 @@ def write_part(
         shard_digest=name,
         encoder=encoder,
         config_digest="c",
-        dims={"embedding": dim},
+        dims=dims,
         counts=Counts(seen=n, embedded=n, rejected=0, images=n),
         data=entry(paths.data),
         rejects=entry(paths.data),
@@ -85,10 +98,18 @@ def write_part(
     return paths.manifest
 
 
-def write_queries(layout: Layout, vectors: np.ndarray, split: Sequence[str], *, encoder: str = ENCODER) -> str:
+def write_queries(
+    layout: Layout,
+    vectors: np.ndarray,
+    split: Sequence[str],
+    *,
+    encoder: str = ENCODER,
+    coarse: Mapping[str, np.ndarray] | None = None,
+) -> str:
     url, manifest = layout.queries("9" * 64)
     n = len(vectors)
-    with write_table(url, table_schema({"embedding": vectors.shape[1]}, encoder=encoder)) as writer:
+    dims = {column: values.shape[1] for column, values in (coarse or {}).items()} | {"embedding": vectors.shape[1]}
+    with write_table(url, table_schema(dims, encoder=encoder)) as writer:
         writer.write(
             {
                 "query_id": [f"q{i}" for i in range(n)],
@@ -97,13 +118,14 @@ def write_queries(layout: Layout, vectors: np.ndarray, split: Sequence[str], *, 
                 "clicked": [[]] * n,
                 "split": list(split),
                 "embedding": vectors,
+                **(coarse or {}),
             }
         )
     QueriesManifest(
         dataset="toy",
         source="s",
         encoder=encoder,
-        dims={"embedding": vectors.shape[1]},
+        dims=dims,
         logged=n,
         distinct=n,
         fit=sum(s == "fit" for s in split),
@@ -112,8 +134,19 @@ def write_queries(layout: Layout, vectors: np.ndarray, split: Sequence[str], *, 
     return manifest
 
 
-def make_world(root: Path, *, rows: int = 600, dim: int = 16, queries: int = 200, key: str = "IVF16,Flat") -> World:
-    """Clustered items in three parts of unequal size; queries between clusters, so that nprobe matters."""
+def make_world(
+    root: Path,
+    *,
+    rows: int = 600,
+    dim: int = 16,
+    queries: int = 200,
+    key: str = "IVF16,Flat",
+    coarse: Sequence[int] = (),
+) -> World:
+    """Clustered items in three parts of unequal size; queries between clusters, so that nprobe matters.
+
+    `coarse`: widths of levels below the finest: its first numbers, normalised.
+    """
     rng = np.random.default_rng(7)
     centres = rng.normal(size=(24, dim))
     items = unit(centres[rng.integers(0, 24, rows)] + 0.6 * rng.normal(size=(rows, dim)))
@@ -122,18 +155,25 @@ def make_world(root: Path, *, rows: int = 600, dim: int = 16, queries: int = 200
     layout = Layout(str(root / "out"), "toy")
     config = DatasetConfig(name="toy", encoder="toy", index=Index(key=key), rerank=Rerank(depth=12))
     cuts = [0, rows // 6, rows // 2, rows]
-    parts = [write_part(layout, f"s{i}", items[a:b]) for i, (a, b) in enumerate(zip(cuts, cuts[1:], strict=False))]
+    levels = {f"embedding_{width}": unit(items[:, :width]) for width in coarse}
+    asked_levels = {f"embedding_{width}": unit(asked[:, :width]) for width in coarse}
+    parts = [
+        write_part(layout, f"s{i}", items[a:b], coarse={name: values[a:b] for name, values in levels.items()})
+        for i, (a, b) in enumerate(zip(cuts, cuts[1:], strict=False))
+    ]
     ids = [
         item_id("toy", f"s{i}-{j}") for i, (a, b) in enumerate(zip(cuts, cuts[1:], strict=False)) for j in range(b - a)
     ]
     return World(
         Job(config, EncoderConfig(path="toy"), None, layout),
         parts,
-        write_queries(layout, asked, split.tolist()),
+        write_queries(layout, asked, split.tolist(), coarse=asked_levels),
         np.array(ids, np.int64),
         items.astype(np.float16).astype(np.float32),
         asked,
         split,
+        {name: values.astype(np.float16).astype(np.float32) for name, values in levels.items()},
+        asked_levels,
     )
 
 

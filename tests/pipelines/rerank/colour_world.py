@@ -59,6 +59,23 @@ class ColourModel:
         return -np.linalg.norm(cache[:, 0].numpy() - wanted, axis=1).astype(np.float32)
 
 
+class LeveledColourModel(ColourModel):
+    """The same with a coarse level beside it, which sees red alone."""
+
+    dims = {"embedding_2": 2, "embedding": 4}
+
+    def encode_text(self, texts) -> Vectors:
+        return _with_red(super().encode_text(texts))
+
+    def encode_visual(self, pixels: torch.Tensor) -> Vectors:
+        return _with_red(super().encode_visual(pixels))
+
+
+def _with_red(vectors: Vectors) -> Vectors:
+    """Cosine and sine of the angle of red."""
+    return {"embedding_2": vectors["embedding"][:, [0, 2]] * np.float32(np.sqrt(2)), **vectors}
+
+
 def colour_of(text: str) -> np.ndarray:
     """RGB from 0 to 1 of "colour rrggbb", float32 (3,)."""
     return np.frombuffer(bytes.fromhex(text.split()[-1]), np.uint8).astype(np.float32) / 255
