@@ -38,7 +38,8 @@ class TextMemo:
             for key, length in _keys(ids, mask):
                 self._start[key] = total
                 total += length
-        self._states = torch.cat(states) if states else torch.empty(0, 0, device=device)
+        with torch.autocast(device.type, enabled=False):  # on a CPU it knows no float16
+            self._states = torch.cat(states) if states else torch.empty(0, 0, device=device)
 
     def find(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
         """States float32 (B, L, T), zeros at padding; None where one of the texts is not known."""
