@@ -25,6 +25,8 @@ class VisualTower(nn.Module):
         super().__init__()
         width = config.visual_width
         self.backbone = build_vision(config)
+        standardise = config.visual_norm == "batch"
+        self.standardise = nn.BatchNorm1d(config.backbone_width, affine=False) if standardise else None
         self.dropout = nn.Dropout1d(config.visual_dropout)
         self.enter = nn.Linear(config.backbone_width, width)
         self.space = nn.Parameter(torch.zeros(config.frame_tokens, width)) if config.spatial_positions else None
@@ -45,6 +47,8 @@ class VisualTower(nn.Module):
         """What enters the first transformer layer and what leaves each, (B, V, C), before the last norm."""
         items, frames = visual.shape[:2]
         features = self.features(visual.flatten(0, 1)) if visual.ndim == 5 else visual.flatten(0, 1)
+        if self.standardise is not None:
+            features = self.standardise(features.flatten(0, 1)).view_as(features)
         if self.dropout.p:
             features = self.dropout(features.transpose(1, 2)).transpose(1, 2)  # hides a channel in all tokens
         tokens = self.enter(features).unflatten(0, (items, frames))

@@ -8,6 +8,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from encoders.training.batches import Batch, Gallery
 from pipelines.prepare import clips, scenes
 from pipelines.prepare.clips import Clip
 from pipelines.prepare.scenes import Scene
+from pipelines.training_rankings import Teacher, read_teacher
 from pipelines.webdataset.samples import read_samples
 from pipelines.webdataset.shards import expand
 from schemas.configs import Captions, Embed
@@ -140,28 +142,32 @@ class SceneSource:
         groups = []
         if still:
             painted = scenes.render_many(still, data.render_size, rng)
-            groups.append(np.stack([self._as_file(picture, rng) for picture in painted])[:, None])
+            groups.append(np.stack([as_file(one, size, data.jpeg_quality, rng) for one in painted])[:, None])
         if moving:
             out = np.empty((len(moving), self.frames, size, size, 3), np.uint8)
             for i, clip in enumerate(moving):
                 painted = clips.frames(clip, clips.frame_times(self.frames), data.render_size, rng)
                 for frame, picture in enumerate(painted):
-                    out[i, frame] = self._as_file(picture, rng)
+                    out[i, frame] = as_file(picture, size, data.jpeg_quality, rng)
             groups.append(out)
         return tuple(groups)
 
-    def _as_file(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """What a picture looks like when it comes back from a JPEG, uint8 (H, W, 3) of the model's size."""
-        quality = int(rng.integers(self.data.jpeg_quality - 15, self.data.jpeg_quality + 6))
-        data = simplejpeg.encode_jpeg(picture, quality=min(quality, 100), colorsubsampling="420")
-        if rng.random() < 0.5:
-            picture = simplejpeg.decode_jpeg(data, min_height=self.size, min_width=self.size)
-        else:
-            picture = simplejpeg.decode_jpeg(data)
-        if picture.shape[0] != self.size:
-            square = (self.size, self.size)
-            picture = np.asarray(Image.fromarray(picture).resize(square, Image.Resampling.BILINEAR))
-        return picture
+
+def as_file(picture: np.ndarray, size: int, quality: int, rng: np.random.Generator) -> np.ndarray:
+    """What a picture uint8 (H, W, 3) looks like when it comes back from a JPEG, square, `size` pixels a side.
+
+    Args:
+      quality: about that of the JPEG; it varies.
+    """
+    chosen = int(rng.integers(quality - 15, quality + 6))
+    data = simplejpeg.encode_jpeg(picture, quality=min(chosen, 100), colorsubsampling="420")
+    if rng.random() < 0.5:
+        picture = simplejpeg.decode_jpeg(data, min_height=size, min_width=size)
+    else:
+        picture = simplejpeg.decode_jpeg(data)
+    if picture.shape[0] != size:
+        picture = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR))
+    return picture
 
 
 def caption_of(item: Item) -> str:
@@ -203,13 +209,22 @@ class ShardSource:
             )
         self.seed, self.batch_size = config.seed, config.batch_size
         self.augment = data.cached_views == 0
-        self.images, self.captions, train_digest = read_shards(data.train, fields=data.caption_fields, spec=spec)
-        held_images, held_captions, held_digest = read_shards(data.validation, fields=data.caption_fields, spec=spec)
+        found, held = (
+            read_shards(some, fields=data.caption_fields, spec=spec) for some in (data.train, data.validation)
+        )
+        self.images, self.captions = found.images, found.captions
         if len(self.images) < config.batch_size:
             raise InputError(f"{config.name}: expected {config.batch_size} images or more, got {len(self.images)}")
-        targets = np.repeat(np.arange(len(held_captions)), [len(texts) for texts in held_captions])
-        self._validation = Gallery((held_images,), tuple(text for texts in held_captions for text in texts), targets)
-        self.digest = digest_value({"train": train_digest, "validation": held_digest})
+        targets = np.repeat(np.arange(len(held.captions)), [len(texts) for texts in held.captions])
+        self._validation = Gallery((held.images,), tuple(text for texts in held.captions for text in texts), targets)
+        parts = {"train": found.digest, "validation": held.digest}
+        self.teacher: Teacher | None = None
+        self.hard_share = 0.0
+        if data.rankings is not None:
+            self.teacher = read_teacher(data.rankings, found.keys, found.captions)
+            self.hard_share = data.rankings.hard_share
+            parts["rankings"] = self.teacher.digest
+        self.digest = digest_value(parts)
 
     def use_features(self, features: Callable[[np.ndarray, str], np.ndarray]) -> None:
         """Puts cached backbone features (N, views, V, C) in the place of pictures (N, 1, H, W, 3)."""
@@ -218,15 +233,42 @@ class ShardSource:
         self._validation = Gallery((held,), self._validation.captions, self._validation.targets)
 
     def batch(self, step: int, rank: int = 0) -> Batch:
-        """See encoders.training.batches.Source. Epochs are permutations; the rest of one is left out."""
-        batches = len(self.images) // self.batch_size
+        """See encoders.training.batches.Source. Epochs are permutations; the rest of one is left out.
+
+        With a teacher, part of a batch gives way to hard negatives of the rest.
+        """
+        fresh = max(1, self.batch_size - int(self.hard_share * self.batch_size))
+        batches = len(self.images) // fresh
         order = np.random.default_rng([self.seed, 0, step // batches, rank]).permutation(len(self.images))
-        start = step % batches * self.batch_size
-        chosen = np.sort(order[start : start + self.batch_size])
+        start = step % batches * fresh
         rng = np.random.default_rng([self.seed, 1, step, rank])
-        captions = tuple(self.captions[i][int(rng.integers(len(self.captions[i])))] for i in chosen)
+        chosen = np.sort(order[start : start + fresh])
+        picked = [int(rng.integers(len(self.captions[i]))) for i in chosen]
+        if self.teacher is not None:
+            chosen, picked = self._with_hard(self.teacher, chosen, picked, np.roll(order, -start - fresh), rng)
+        captions = tuple(self.captions[i][caption] for i, caption in zip(chosen, picked, strict=True))
         views = rng.integers(self.images.shape[1], size=len(chosen))
-        return Batch((self.images[chosen, views][:, None],), captions, chosen.astype(np.int64))
+        teacher = self.teacher.among(chosen, picked) if self.teacher is not None else None
+        return Batch((self.images[chosen, views][:, None],), captions, chosen.astype(np.int64), teacher)
+
+    def _with_hard(
+        self, teacher: Teacher, chosen: np.ndarray, picked: list[int], others: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[int]]:
+        """A batch filled up with candidates of its captions in turn, and with `others` where these run out."""
+        captions = dict(zip(chosen.tolist(), picked, strict=True))
+        asking, spare = list(captions), iter(others.tolist())
+        while len(captions) < self.batch_size:
+            found = None
+            while asking and found is None:
+                picture = asking.pop(0)
+                found = teacher.hard(picture, captions[picture], set(captions), rng)
+                if found is not None:
+                    asking.append(picture)
+            if found is None:
+                found = next(one for one in spare if one not in captions)
+            captions[found] = int(rng.integers(len(self.captions[found])))
+        filled = np.array(sorted(captions), np.int64)
+        return filled, [captions[int(i)] for i in filled]
 
     def texts(self) -> list[str]:
         """See encoders.training.batches.FeatureSource: those trained on and those validated with."""
@@ -246,15 +288,31 @@ class ShardSource:
         return self._validation
 
 
-def read_shards(
-    patterns: Sequence[str], *, fields: tuple[str, ...], spec: PixelSpec
-) -> tuple[np.ndarray, list[tuple[str, ...]], str]:
-    """All captioned images: uint8 (N, 1, H, W, 3), their captions, and a digest of the shards.
+@dataclass(frozen=True)
+class Captioned:
+    """Images with captions.
+
+    Attributes:
+      keys: of the samples.
+      images: uint8 (N, 1, H, W, 3).
+      captions: of each.
+      digest: of the shards.
+    """
+
+    keys: list[str]
+    images: np.ndarray
+    captions: list[tuple[str, ...]]
+    digest: str
+
+
+def read_shards(patterns: Sequence[str], *, fields: tuple[str, ...], spec: PixelSpec) -> Captioned:
+    """All captioned images of shards.
 
     Videos and samples without a caption are left out and counted in the log; so are pictures that do not decode.
     """
     pictures: list[np.ndarray] = []
     captions: list[tuple[str, ...]] = []
+    keys: list[str] = []
     digests: list[str] = []
     skipped, limits = 0, DecodeLimits()
     for url in expand(patterns):
@@ -273,7 +331,8 @@ def read_shards(
                 continue
             pictures.append(found.pixels)
             captions.append(tuple(sample.captions))
+            keys.append(sample.key)
     if skipped:
         logger.warning("%d samples without a caption or a picture are not trained on", skipped)
     stacked = np.stack(pictures) if pictures else np.empty((0, 1, spec.height, spec.width, 3), np.uint8)
-    return stacked, captions, digest_value(digests)
+    return Captioned(keys, stacked, captions, digest_value(digests))

@@ -32,6 +32,7 @@ class Settings(Config):
     visual_width: Positive = 128
     visual_layers: Annotated[int, Field(ge=0)] = 2
     visual_heads: Positive = 4
+    visual_norm: Literal["none", "batch"] = "none"  # of the vision backbone's channels
     visual_dropout: Fraction = 0.0  # of the vision backbone's channels
     spatial_positions: bool = True
     max_frames: Annotated[int, Field(ge=0)] = 4  # 0: time is not seen
@@ -45,6 +46,13 @@ class Settings(Config):
     temperature: PositiveFloat = 0.07
 
 
+class Losses(Config):
+    """What all architectures can learn from beside their own losses: slow scores of an earlier rerank."""
+
+    rankings: Weight = 1.0  # where `data.rankings` are
+    rankings_entropy: Annotated[float, Field(gt=0, lt=1)] = 0.45  # of the teacher, as share of the largest possible
+
+
 class LoopITRSettings(Settings):
     """Shape of a LoopITR; see encoders.architectures.loopitr.LoopITRConfig."""
 
@@ -55,7 +63,7 @@ class LoopITRSettings(Settings):
     match_score: Literal["difference", "match"] = "difference"
 
 
-class LoopITRLosses(Config):
+class LoopITRLosses(Losses):
     """Weights and switches of LoopITR's losses."""
 
     architecture: Literal["loopitr"] = "loopitr"
@@ -98,7 +106,7 @@ class FastSlowSettings(Settings):
         return self
 
 
-class FastSlowLosses(Config):
+class FastSlowLosses(Losses):
     """Weights and switches of Thinking Fast and Slow's losses."""
 
     architecture: Literal["fast_slow"] = "fast_slow"
@@ -131,7 +139,7 @@ class VLDeformerSettings(Settings):
     match_score: Literal["difference", "match"] = "difference"
 
 
-class VLDeformerLosses(Config):
+class VLDeformerLosses(Losses):
     """Weights and switches of VLDeformer's losses."""
 
     architecture: Literal["vldeformer"] = "vldeformer"
@@ -170,7 +178,7 @@ class CooperativeSettings(Settings):
         return self
 
 
-class CooperativeLosses(Config):
+class CooperativeLosses(Losses):
     """Weights and switches of the losses of Retrieve Fast, Rerank Smart."""
 
     architecture: Literal["cooperative"] = "cooperative"
@@ -214,7 +222,7 @@ class HiVLPSettings(Settings):
         return self
 
 
-class HiVLPLosses(Config):
+class HiVLPLosses(Losses):
     """Weights and switches of HiVLP's losses."""
 
     architecture: Literal["hivlp"] = "hivlp"

@@ -5,6 +5,7 @@
 <root>/embeddings/<dataset>/<encoder>/<shard>-<digest>.parquet | .rejects.parquet | .json (the commit record)
 <root>/queries/<dataset>/<digest>.parquet | .json      distinct queries with their vectors
 <root>/indexes/<dataset>/<digest>/                     index.faiss  tuning.json  manifest.json
+                                                       (with levels: ids.npy  embedding.npy  embedding_<width>.npy)
 <root>/candidates/<dataset>/<digest>/                  candidates.parquet  manifest.json
 <root>/scores/<dataset>/<digest>/                      one Parquet of pair scores a shard, with its manifest
 <root>/rankings/<dataset>/<digest>/                    rankings.parquet  judgements.parquet  run.trec  qrels.trec

@@ -34,6 +34,15 @@ class SceneData(Config):
     validation_seed: int = 40_000
 
 
+class FromRankings(Config):
+    """Rankings of a published generation: of the training pictures, asked for with their captions."""
+
+    root: str  # output root it was published under
+    dataset: str
+    generation: Positive | None = None  # null: the one being served
+    hard_share: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of a batch: candidates of the other captions, beside them
+
+
 class ShardData(Config):
     """Captioned images of WebDataset shards, decoded once into memory."""
 
@@ -41,6 +50,7 @@ class ShardData(Config):
     train: tuple[str, ...] = ()  # URLs, brace patterns or globs; empty: given on the command line
     validation: tuple[str, ...] = ()
     caption_fields: tuple[str, ...] = ("captions", "caption", "text")
+    rankings: FromRankings | None = None  # hard negatives and teacher scores; see losses.rankings
     crop_scale: Annotated[float, Field(gt=0, le=1)] = 0.6  # smallest share of the picture a random crop keeps
     flip: bool = True  # left and right exchanged in half of the pictures
     colour_jitter: Fraction = 0.2
@@ -85,6 +95,7 @@ class TrainConfig(Config):
     name: str
     seed: int = 0
     steps: Positive
+    initial: str | None = None  # trained checkpoint of the same shape to begin from: a folder, or builtin:<name>
     stages: tuple[TrainStage, ...] = ()  # empty: the architecture's usual one
     batch_size: Positive  # captions with their pictures, a process
     model: AnySettings

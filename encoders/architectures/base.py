@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from encoders.losses import distillation, entropy_temperature
 from encoders.towers import VisualTower
 from encoders.training.batches import Inputs
 from encoders.training.memo import TextMemo
@@ -28,6 +29,8 @@ class RetrievalConfig(PreTrainedConfig):
       backbone_width: their width.
       visual_width: C.
       visual_layers: transformer layers over all F * V tokens, above the backbone.
+      visual_norm: "batch" brings each channel of the backbone to mean 0 and variance 1, by running statistics of the
+        training pictures: channels of a frozen backbone differ much in scale. "none" leaves them.
       visual_dropout: share of the backbone's channels hidden while training, the same in all tokens of a frame.
       spatial_positions: learnt positions are added to the tokens of a frame (for backbones that have none).
       max_frames: times that have an embedding of their own; other frame counts interpolate. 0: time is not seen.
@@ -52,6 +55,7 @@ class RetrievalConfig(PreTrainedConfig):
     visual_width: int = 128
     visual_layers: int = 2
     visual_heads: int = 4
+    visual_norm: str = "none"
     visual_dropout: float = 0.0
     spatial_positions: bool = True
     max_frames: int = 4
@@ -205,6 +209,30 @@ class Objective(nn.Module):
         self.losses = losses
         self.mask_id = mask_id
         self.register_buffer("category", category, persistent=False)
+
+    def learn_rankings(
+        self, inputs: Inputs, similarity: torch.Tensor, temperature: torch.Tensor | float
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """What an earlier rerank teaches the fast side: the loss by name, none without a teacher, and it weighted.
+
+        The teacher's scores may be of any scale; they are brought to the temperature at which they are as undecided
+        as `losses.rankings_entropy` says. Captions with fewer than two scored pictures in the batch teach nothing.
+
+        Args:
+          similarity: cosines (B, B) of captions and pictures.
+          temperature: of the contrast.
+        """
+        if inputs.teacher is None or not self.losses.rankings:
+            return {}, similarity.new_zeros(())
+        rows = (~inputs.teacher.isnan()).sum(1) > 1
+        if not rows.any():
+            return {"rankings": similarity.new_zeros(())}, similarity.new_zeros(())
+        teacher, student = inputs.teacher[rows], similarity[rows] / temperature
+        valid = ~teacher.isnan()
+        teacher = teacher.nan_to_num(0.0)
+        softness = entropy_temperature(teacher, valid, share=self.losses.rankings_entropy)
+        loss = distillation(teacher, student, valid, temperature=softness, kind="kl")
+        return {"rankings": loss}, self.losses.rankings * loss
 
     def forward(
         self, inputs: Inputs, *, task: str, progress: float, generator: torch.Generator

@@ -159,6 +159,8 @@ class CooperativeObjective(Objective):
         if task in ("twin", "both"):
             vectors = self._vectors(inputs)
             out["twin"] = self._twin(inputs, *vectors)
+            ranked, _ = self.learn_rankings(inputs, cosines(*vectors), self.model.config.temperature)
+            out |= ranked
         if task != "twin":
             regions = [self.model.cross.regions(group) for group in inputs.visuals]
         if task in ("cross", "both"):

@@ -325,7 +325,9 @@ class FastSlowObjective(Objective):
             out["contrast"] = 0.5 * info_nce(cosines(texts, gather(pictures)), positives, temperature) + 0.5 * info_nce(
                 cosines(pictures, gather(texts)), positives, temperature
             )
-            total = total + weights.contrast * out["contrast"]
+            ranked, weighted = self.learn_rankings(inputs, cosines(texts, pictures), temperature)
+            out |= ranked
+            total = total + weights.contrast * out["contrast"] + weighted
             if task == "distil":
                 out["distillation"] = self._distil(inputs, cosines(texts, pictures), temperature, generator)
                 total = total + weights.distillation * out["distillation"]

@@ -161,6 +161,8 @@ class HiVLPObjective(Objective):
         pictures = [torch.cat(level) for level in zip(*(levels for _, levels in groups), strict=True)]
         states, texts = model.encode_text(inputs.ids, inputs.mask)
         out, total = self._hierarchy(inputs, texts, pictures)
+        ranked, weighted = self.learn_rankings(inputs, cosines(texts[-1], pictures[-1]), model.temperature(-1))
+        out, total = out | ranked, total + weighted
         if task == "joint" and weights.matching:
             pairs = mined_pairs(
                 cosines(texts[-1], pictures[-1]),

@@ -99,7 +99,9 @@ class LoopITRObjective(Objective):
             "contrast": 0.5 * info_nce(cosines(texts, gather(pictures)), positives, temperature)
             + 0.5 * info_nce(cosines(pictures, gather(texts)), positives, temperature)
         }
-        total = weights.contrast * out["contrast"]
+        ranked, weighted = self.learn_rankings(inputs, cosines(texts, pictures), temperature)
+        out |= ranked
+        total = weights.contrast * out["contrast"] + weighted
         joint = task == "joint"
         if joint and (weights.matching or weights.distillation):
             out |= self._match(inputs, (states, texts), (tokens, token_mask, pictures), generator)

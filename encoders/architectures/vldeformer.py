@@ -249,11 +249,14 @@ class VLDeformerObjective(Objective):
             logits = [interaction.tagger(group) for group in regions]
         tags = logits or [None] * len(inputs.visuals)
         if task == "interaction":
-            pictures = [model.picture(interaction.stream, *group) for group in zip(regions, tags, strict=True)]
-            out = self._pairs(inputs, pictures, generator)
+            inputs_of = [model.picture(interaction.stream, *group) for group in zip(regions, tags, strict=True)]
+            out = self._pairs(inputs, inputs_of, generator)
         else:
-            vectors = [model.picture_vectors(*group) for group in zip(inputs.visuals, tags, strict=True)]
-            out = {"contrast": self._contrast(inputs, torch.cat(vectors))}
+            pictures = torch.cat([model.picture_vectors(*group) for group in zip(inputs.visuals, tags, strict=True)])
+            texts = model.text_vectors(inputs.ids, inputs.mask)["embedding"]
+            out = {"contrast": self._contrast(inputs, texts, pictures)}
+            ranked, _ = self.learn_rankings(inputs, cosines(texts, pictures), model.config.temperature)
+            out |= ranked
         if logits and task != "decomposition":
             out["tags"] = self._tags(inputs, torch.cat(logits))
         total = sum((getattr(weights, name) * loss for name, loss in out.items()), start=torch.zeros(()))
@@ -322,9 +325,8 @@ class VLDeformerObjective(Objective):
             first += len(group)
         return torch.cat(states)[torch.cat(places).argsort()]
 
-    def _contrast(self, inputs: Inputs, pictures: torch.Tensor) -> torch.Tensor:
+    def _contrast(self, inputs: Inputs, texts: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
         """The sum, not the mean, of both directions."""
-        texts = self.model.text_vectors(inputs.ids, inputs.mask)["embedding"]
         if self.losses.contrast_kind == "triplet":
             valid = inputs.item_ids != inputs.item_ids.roll(1)
             margin = self.losses.margin

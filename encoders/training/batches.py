@@ -24,11 +24,13 @@ class Batch:
         (B_g, F_g, V, C). Their concatenation is in the order of the captions.
       captions: B texts.
       item_ids: int64 (B,); captions with equal ids are of the same picture and never each other's negatives.
+      teacher: float32 (B, B), scores of captions and pictures by an earlier rerank, NaN where there is none; or None.
     """
 
     visuals: tuple[np.ndarray, ...]
     captions: tuple[str, ...]
     item_ids: np.ndarray
+    teacher: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Inputs:
       visuals: groups, float (B_g, F_g, 3, H, W), or features (B_g, F_g, V, C).
       ids: int64 (B, L); mask: bool (B, L), True at tokens; maskable: bool (B, L), True at words.
       item_ids: int64 (B,).
+      teacher: float32 (B, B) as in Batch, or None.
     """
 
     visuals: tuple[torch.Tensor, ...]
@@ -97,6 +100,7 @@ class Inputs:
     mask: torch.Tensor
     maskable: torch.Tensor
     item_ids: torch.Tensor
+    teacher: torch.Tensor | None = None
 
 
 def tokenise(

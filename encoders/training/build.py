@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -13,8 +14,11 @@ from encoders.architectures import classes
 from encoders.architectures.base import RetrievalModel
 from encoders.backbones import build_backbone, load_backbone
 from encoders.base import PixelSpec
+from encoders.model_files import read_json
 from encoders.pixels import HALF, read_spec
+from encoders.sources import resolve
 from schemas.architectures import Settings
+from schemas.configs import EncoderConfig
 from schemas.errors import ModelError
 from schemas.training import TrainConfig
 
@@ -46,9 +50,11 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
     """
     settings = config.model
     torch.manual_seed(config.seed)
+    initial = resolve(EncoderConfig(path=config.initial)) if config.initial else None
     vision = load_backbone(settings.vision, part="vision") if settings.vision else None
     text = load_backbone(settings.text, part="text") if settings.text else None
-    tokenizer = load_tokenizer(settings.text) if settings.text else word_tokenizer(words, max_words=settings.max_words)
+    tokens = str(initial) if initial else settings.text
+    tokenizer = load_tokenizer(tokens) if tokens else word_tokenizer(words, max_words=settings.max_words)
     text_config = (
         text[0] if text else small_text_config(settings, vocabulary=len(tokenizer), pad=tokenizer.pad_token_id)
     )
@@ -77,7 +83,25 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
                 factors[name] = factor
             elif kind == "text":
                 start_small_text(model.get_submodule(name), std=settings.position_std)
+    if initial:
+        load_initial(model, initial)
     return Built(model, tokenizer, spec, factors)
+
+
+def load_initial(model: RetrievalModel, folder: Path) -> None:
+    """Puts the weights of a trained checkpoint into a model of the same shape.
+
+    Raises:
+      ModelError: it is of another architecture, or of another shape.
+    """
+    found = read_json(folder / "config.json").get("model_type")
+    if found != model.config.model_type:
+        raise ModelError(f"initial {folder}: expected a model of type {model.config.model_type}, got {found}")
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise ModelError(f"initial {folder}: expected a model of the shape of this config; {first}") from error
 
 
 def pixel_spec(settings: Settings) -> PixelSpec:

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,8 @@ class _Run:
                 )
             visuals.append(visual)
         item_ids = torch.as_tensor(batch.item_ids, device=device)
-        return Inputs(tuple(visuals), ids, mask, mask & ~torch.isin(ids, special), item_ids)
+        teacher = None if batch.teacher is None else torch.as_tensor(batch.teacher, device=device)
+        return Inputs(tuple(visuals), ids, mask, mask & ~torch.isin(ids, special), item_ids, teacher)
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Batches of steps `first` to `last` - 1, made ahead by worker processes."""
@@ -309,7 +310,7 @@ class _Steps(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         batch = self.source.batch(step, self.rank)
-        return Batch(tuple(torch.from_numpy(group) for group in batch.visuals), batch.captions, batch.item_ids)  # type: ignore[misc]
+        return replace(batch, visuals=tuple(torch.from_numpy(group) for group in batch.visuals))  # type: ignore[misc]
 
 
 class _Range(Sampler[int]):

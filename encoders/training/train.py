@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from encoders.sources import resolve
 from encoders.training.batches import FeatureSource, Source
 from encoders.training.build import Built, build, preprocessor_config
 from encoders.training.features import cached_features
 from encoders.training.loop import Listener, Progress, accelerator_of, best_weights, fit
 from encoders.training.memo import TextMemo
 from encoders.training.validate import Recall, validate
-from schemas.digests import digest_value
+from schemas.configs import EncoderConfig
+from schemas.digests import digest_file, digest_value
 from schemas.training import ShardData, TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -124,9 +126,10 @@ def remember_texts(built: Built, config: TrainConfig, source: FeatureSource, acc
 
 def run_digest(config: TrainConfig, data_digest: str) -> str:
     """Names a run by all that its result depends on."""
-    return digest_value(
-        {"config": config.model_dump(mode="json", exclude={"workers", "log_every"}), "data": data_digest}
-    )
+    parts = {"config": config.model_dump(mode="json", exclude={"workers", "log_every"}), "data": data_digest}
+    if config.initial:
+        parts["initial"] = digest_file(str(resolve(EncoderConfig(path=config.initial)) / "model.safetensors"))
+    return digest_value(parts)
 
 
 def features_digest(config: TrainConfig, built: Built, data_digest: str) -> str:

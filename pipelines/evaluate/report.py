@@ -15,6 +15,7 @@ from pipelines.evaluate.report_data import (
     Estimate,
     Headline,
     IndexFacts,
+    LevelFacts,
     Loss,
     Measure,
     ModelName,
@@ -27,7 +28,7 @@ from pipelines.evaluate.report_data import (
 from pipelines.evaluate.samples import sample_queries
 from schemas.commits import publish_bytes
 from schemas.layout import Layout
-from schemas.manifests import EmbeddingManifest, Generation
+from schemas.manifests import EmbeddingManifest, Generation, LevelsEntry
 from schemas.parquet import read_table
 
 logger = logging.getLogger(__name__)
@@ -199,6 +200,17 @@ def _index(state: Published) -> IndexFacts:
         recall_target=manifest.recall_target,
         size_bytes=manifest.data.size_bytes,
         curves=(Curve("text queries", text, tuning.chosen), Curve("image queries", image, tuning.chosen)),
+        levels=_levels(manifest.levels) if manifest.levels else None,
+    )
+
+
+def _levels(levels: LevelsEntry) -> LevelFacts:
+    return LevelFacts(
+        dims=levels.dims,
+        shortlist=levels.shortlist,
+        coarse_recall=levels.coarse_recall,
+        size_bytes=sum(file.size_bytes for file in (levels.ids, *levels.vectors)),
+        saved=levels.flat_macs / levels.macs,
     )
 
 

@@ -87,6 +87,17 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class LevelFacts:
+    """Coarse-to-fine search; see schemas.manifests.LevelsEntry."""
+
+    dims: tuple[int, ...]
+    shortlist: tuple[int, ...]
+    coarse_recall: float
+    size_bytes: int  # of the vectors above the index
+    saved: float  # multiply-adds of a flat search, in multiples of those done
+
+
+@dataclass(frozen=True, slots=True)
 class IndexFacts:
     """The index and how it was tuned."""
 
@@ -99,6 +110,7 @@ class IndexFacts:
     recall_target: float
     size_bytes: int
     curves: tuple[Curve, ...] = ()
+    levels: LevelFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,12 @@ from typing import Any, Literal
 
 from schemas.manifests import Counts, IndexManifest
 
+INDEX_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("key", "parameters", "rows", "recall", "recall_k", "recall_target"), True),
+    "levels": {"dims", "shortlist", "coarse_recall", "macs", "flat_macs"},
+}
+"""What is said of the index."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -51,9 +57,7 @@ class Summary:
             "dataset": self.dataset,
             "seconds": {stage: round(value, 2) for stage, value in self.seconds.items()},
             "counts": self.counts.model_dump() if self.counts else None,
-            "index": self.index.model_dump(include={"key", "parameters", "rows", "recall", "recall_k", "recall_target"})
-            if self.index
-            else None,
+            "index": self.index.model_dump(mode="json", include=INDEX_FIELDS) if self.index else None,
             "metrics": self.metrics,
             "generation": self.generation,
             "published": self.published,
