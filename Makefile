@@ -13,7 +13,7 @@ OPTIONS := --root $(ROOT) $(if $(SHARDS),--shards '$(SHARDS)') $(if $(QUERIES),-
 	$(if $(ENCODER),--encoder $(ENCODER)) $(if $(SCORER),--scorer $(SCORER)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help index search test test-slow check format bench lock wheel clean
+.PHONY: help index search test test-slow check format claims bench lock wheel clean
 
 help:  ## print this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,10 +53,14 @@ check: $(STAMP)  ## ruff and mypy
 format: $(STAMP)  ## format and fix what can be fixed
 	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
 
+claims: $(STAMP)  ## what the papers claim, measured: docs/claims.md (QUICK=1: under 20 minutes)
+	@$(VENV)/bin/fastslow claims $(if $(QUICK),--quick)
+
 bench: $(STAMP)  ## speed and memory as ratios, written to benchmarks/results
 	@$(VENV)/bin/python -m benchmarks.bench_embed --images 512 --texts 256 --json benchmarks/results/embed.json
 	@$(VENV)/bin/python -m benchmarks.bench_memory --json benchmarks/results/memory.json
 	@$(VENV)/bin/python -m benchmarks.bench_parquet --json benchmarks/results/parquet.json
+	@$(VENV)/bin/python -m benchmarks.bench_coarse_to_fine --json benchmarks/results/coarse_to_fine.json
 
 lock: $(STAMP)  ## solve setup.py and requirements.in into requirements.txt
 	@$(VENV)/bin/uv pip compile --quiet --upgrade --python $(VENV)/bin/python setup.py requirements.in --no-header \

@@ -188,6 +188,32 @@ def train(
         _say(f"{out}: {json.dumps(found['metrics'])}")
 
 
+@app.command()
+def claims(
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes hours of training.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="Ids, e.g. FS4; again for more.")] = None,
+    seeds: Annotated[list[int] | None, typer.Option(help="Of galleries and trainings; again for more.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of claims.json and claims.md.")] = Path("docs"),
+    work: Annotated[Path, typer.Option(help="Folder of models trained on the way.")] = Path("build/claims"),
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Measures what the five papers claim with our own models, and writes docs/claims.md.
+
+    Example: [bold]fastslow claims --quick[/bold]
+    """
+    from pipelines import tables
+    from pipelines.claims import job
+    from pipelines.claims.papers import CLAIMS
+
+    if dry_run:
+        listed = {name: {"says": one.says, "bound": one.bound} for name, one in CLAIMS.items()}
+        _show(listed, tables.claims_table(CLAIMS, {}), as_json=as_json)
+        return
+    found = job.run(out, folder=work, quick=quick, seeds=seeds or job.SEEDS, only=only or ())
+    _show({name: one.verdict for name, one in found.items()}, tables.claims_table(CLAIMS, found), as_json=as_json)
+
+
 def _show(value: Any, table: Any, *, as_json: bool) -> None:
     if as_json:
         _print_json(value)

@@ -1,7 +1,7 @@
 """What a person reads at the end of a command: plans, the closing table, answers."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group
@@ -10,7 +10,13 @@ from rich.text import Text
 
 from pipelines.reindex.summary import Step, Summary
 from pipelines.search import Answer
+from schemas.manifests import LevelsEntry
 
+if TYPE_CHECKING:  # the measuring libraries are slow to load
+    from pipelines.claims.findings import Finding
+    from pipelines.claims.papers import Claim
+
+_VERDICTS = {"holds": "green", "does not hold": "red", "not tested": "dim"}
 _STATES = {"done": "green", "to do": "yellow", "after": "dim"}
 
 
@@ -42,12 +48,36 @@ def summary_table(summary: Summary) -> Group:
             f"index recall@{built.recall_k}", f"{built.recall:.3f} on text queries, target {built.recall_target:g}"
         )
         table.add_row("index", f"{built.key} {built.parameters}".rstrip())
+        if built.levels:
+            table.add_row("coarse to fine", _levels(built.levels))
     if summary.seconds:
         parts = ", ".join(f"{stage} {value:.1f}" for stage, value in summary.seconds.items())
         table.add_row("seconds", f"{sum(summary.seconds.values()):.1f}: {parts}")
     if summary.report:
         table.add_row("report", summary.report)
     return Group(table)
+
+
+def _levels(levels: LevelsEntry) -> str:
+    """Widths, the items kept after each, and what that saves."""
+    kept = ", ".join(f"{width} keeps {count:,}" for width, count in zip(levels.dims, levels.shortlist, strict=False))
+    saved = levels.flat_macs / levels.macs
+    return f"width {kept}, {levels.dims[-1]} orders them; {saved:.1f} times fewer multiply-adds"
+
+
+def claims_table(claims: "Mapping[str, Claim]", found: "Mapping[str, Finding]") -> Table:
+    """Claims, their bounds, and what was found of each."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("claim", "says", "bound", "ours", ""):
+        table.add_column(heading)
+    for name, claim in claims.items():
+        if not found:
+            table.add_row(name, claim.says, claim.bound, "", "")
+        elif name in found:
+            one = found[name]
+            verdict = Text(one.verdict, style=_VERDICTS[one.verdict])
+            table.add_row(name, claim.says, claim.bound, one.ours or one.note, verdict)
+    return table
 
 
 def _headline(summary: Summary) -> str:
