@@ -54,13 +54,15 @@ class MinedPairs(NamedTuple):
     """The pairs of a matching loss: each text with its own picture, with m hard ones, each picture with m hard texts.
 
     Attributes:
-      texts, pictures: int64 (P,), rows of the batch, P = B (1 + 2m); the B own pairs first, then those of
+      rows: int64 (R,), rows of the batch that were mined for; all B of them unless told otherwise.
+      texts, pictures: int64 (P,), rows of the batch, P = R (1 + 2m); the R own pairs first, then those of
         `hard_pictures`, then those of `hard_texts`.
       labels: int64 (P,): 1, 0, or IGNORED where a row has fewer than m negatives.
-      hard_pictures, hard_texts: int64 (B, m).
-      picture_valid, text_valid: bool (B, m), False where there was none.
+      hard_pictures, hard_texts: int64 (R, m).
+      picture_valid, text_valid: bool (R, m), False where there was none.
     """
 
+    rows: torch.Tensor
     texts: torch.Tensor
     pictures: torch.Tensor
     labels: torch.Tensor
@@ -78,6 +80,7 @@ def mined_pairs(
     temperature: float | torch.Tensor,
     how: Literal["sampled", "top", "random"],
     generator: torch.Generator,
+    rows: int | None = None,
 ) -> MinedPairs:
     """Lets a dual encoder choose what its cross encoder learns to tell apart.
 
@@ -88,17 +91,21 @@ def mined_pairs(
       positives: bool (B, B).
       count: m a side.
       temperature, how: see `sample_negatives`.
+      rows: mine for so many rows of the batch only, drawn at random; negatives still come from all of it.
     """
+    own = torch.arange(len(similarity), device=similarity.device)
+    if rows is not None and rows < len(own):
+        own = torch.randperm(len(own), generator=generator, device=own.device)[:rows]
     hard_pictures, picture_valid = sample_negatives(
-        similarity, positives, count, temperature=temperature, how=how, generator=generator
+        similarity[own], positives[own], count, temperature=temperature, how=how, generator=generator
     )
     hard_texts, text_valid = sample_negatives(
-        similarity.T, positives.T, count, temperature=temperature, how=how, generator=generator
+        similarity.T[own], positives.T[own], count, temperature=temperature, how=how, generator=generator
     )
-    own = torch.arange(len(similarity), device=similarity.device)
     many = own[:, None].expand_as(hard_pictures).flatten()
     negative = torch.where(torch.cat([picture_valid.flatten(), text_valid.flatten()]), 0, IGNORED)
     return MinedPairs(
+        own,
         torch.cat([own, many, hard_texts.flatten()]),
         torch.cat([own, hard_pictures.flatten(), many]),
         torch.cat([torch.ones_like(own), negative]),

@@ -40,22 +40,30 @@ class VisualTower(nn.Module):
 
     def forward(self, visual: torch.Tensor) -> torch.Tensor:
         """Tokens (B, V, C) of pixels (B, F, 3, H, W) or of backbone features (B, F, V/F, C_backbone)."""
-        out: torch.Tensor = self.norm(self.layers(visual)[-1])
-        return out
+        return self.transform(self.look(visual))
 
-    def layers(self, visual: torch.Tensor) -> list[torch.Tensor]:
-        """What enters the first transformer layer and what leaves each, (B, V, C), before the last norm."""
+    def look(self, visual: torch.Tensor) -> torch.Tensor:
+        """Features of the backbone (B, F, V/F, C_backbone), on one scale and partly hidden where the config says so."""
         items, frames = visual.shape[:2]
         features = self.features(visual.flatten(0, 1)) if visual.ndim == 5 else visual.flatten(0, 1)
         if self.standardise is not None:
             features = self.standardise(features.flatten(0, 1)).view_as(features)
         if self.dropout.p:
             features = self.dropout(features.transpose(1, 2)).transpose(1, 2)  # hides a channel in all tokens
-        tokens = self.enter(features).unflatten(0, (items, frames))
+        return features.view(items, frames, *features.shape[1:])
+
+    def transform(self, features: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, V, C) of what `look` saw."""
+        out: torch.Tensor = self.norm(self.layers(features)[-1])
+        return out
+
+    def layers(self, features: torch.Tensor) -> list[torch.Tensor]:
+        """What enters the first transformer layer and what leaves each, (B, V, C), before the last norm."""
+        tokens = self.enter(features)
         if self.space is not None:
             tokens = tokens + self.space
-        if self.time is not None and frames > 1:
-            tokens = tokens + interpolated(self.time, frames)[:, None, :]
+        if self.time is not None and features.shape[1] > 1:
+            tokens = tokens + interpolated(self.time, features.shape[1])[:, None, :]
         tokens = tokens.flatten(1, 2)
         layers = [tokens]
         for block in self.blocks:

@@ -61,6 +61,7 @@ class LoopITRSettings(Settings):
     fusion_heads: Positive = 4
     fusion_dropout: Fraction = 0.0
     match_score: Literal["difference", "match"] = "difference"
+    visual_pool: Literal["attention", "backbone"] = "attention"  # vectors from tokens, or from the backbone's mean
 
 
 class LoopITRLosses(Losses):
@@ -70,6 +71,7 @@ class LoopITRLosses(Losses):
     contrast: Weight = 1.0
     matching: Weight = 1.0
     negatives: Positive = 2  # m a side
+    match_rows: Positive | None = None  # captions of a batch, and pictures, that pairs are scored of; null: all
     negative_choice: Literal["sampled", "top", "random"] = "sampled"
     mining_temperature: PositiveFloat | None = None  # of "sampled": the smaller, the harder; null: that of the contrast
     distillation: Weight = 1.0

@@ -99,7 +99,7 @@ class HiVLPModel(FusionModel):
 
     def encode_visual(self, visual: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Tokens (B, V, C) and unit vectors (B, d_m) of each level, coarse to fine."""
-        layers = self.vision.layers(visual)
+        layers = self.vision.layers(self.vision.look(visual))
         picked = _spread(layers[1:] or layers, len(self.visual_pools))
         pooled = [pool(self.vision.norm(tokens)) for pool, tokens in zip(self.visual_pools, picked, strict=True)]
         return self.vision.norm(layers[-1]), self._levels(self.visual_heads, pooled)

@@ -3,8 +3,9 @@
 Source: the paper has no official code; built the ALBEF way (salesforce/ALBEF), with the paper's two loop arrows.
 Offline: the vision tower; per picture one vector v and its tokens.
 Query: the text tower once a text; the fusion layers for each of the K candidates.
-Letters: B texts, P pairs, F frames (1 for an image), V tokens a picture (F times those of a frame), L words,
-  C width of visual tokens, T width of text, D embedding, m negatives a side, H W pixels, N items of all processes.
+Letters: B texts, R those that pairs are scored of, P pairs, F frames (1 for an image), V tokens a picture (F times
+  those of a frame), L words, C width of visual tokens, T width of text, D embedding, m negatives a side, H W pixels,
+  N items of all processes.
 Differs: no momentum copy and no queue (ALBEF's; unknown for LoopITR); the fusion layers lie on top of a whole
   text encoder instead of splitting one; clips: frame tokens get an embedding of their time and are seen together.
 
@@ -30,9 +31,16 @@ from schemas.errors import ModelError
 
 
 class LoopITRConfig(FusionConfig):
-    """See RetrievalConfig and FusionConfig."""
+    """See RetrievalConfig and FusionConfig.
+
+    Attributes:
+      visual_pool: "attention", the vector is pooled from the tokens; "backbone", from the backbone's features
+        themselves, past all that is learnt above it.
+    """
 
     model_type = "fastslow-loopitr"
+
+    visual_pool: str = "attention"
 
 
 class LoopITRModel(FusionModel):
@@ -51,9 +59,10 @@ class LoopITRModel(FusionModel):
         text_width = int(self.text.config.hidden_size)
         width = config.visual_width
         self.vision = VisualTower(config)
-        self.visual_pool = AttentionPool(width, config.visual_heads)
+        direct = config.visual_pool == "backbone"
+        self.visual_pool = None if direct else AttentionPool(width, config.visual_heads)
         out, hidden, dropout = config.embedding_dim, config.head_hidden, config.head_dropout
-        self.visual_head = projection(width, out, hidden=hidden, dropout=dropout)
+        self.visual_head = projection(config.backbone_width if direct else width, out, hidden=hidden, dropout=dropout)
         self.text_head = projection(text_width, out, hidden=hidden, dropout=dropout)
         self.add_fusion(text_width)
         self.temperature = Temperature(config.temperature)
@@ -61,8 +70,14 @@ class LoopITRModel(FusionModel):
 
     def encode_visual(self, visual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens (B, V, C) and unit vectors (B, D)."""
-        tokens = self.vision(visual)
-        return tokens, functional.normalize(self.visual_head(self.visual_pool(tokens)).float(), dim=-1)
+        features = self.vision.look(visual)
+        tokens = self.vision.transform(features)
+        return tokens, self._vectors(features if self.visual_pool is None else tokens)
+
+    def _vectors(self, seen: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (B, D) of features (B, F, V/F, C_backbone), or of tokens (B, V, C)."""
+        pooled = seen.mean((1, 2)) if self.visual_pool is None else self.visual_pool(seen)
+        return functional.normalize(self.visual_head(pooled).float(), dim=-1)
 
     def encode_text(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """States (B, L, T) and unit vectors (B, D) of word ids int64 (B, L); `mask` bool (B, L), True at words."""
@@ -76,7 +91,8 @@ class LoopITRModel(FusionModel):
 
     def visual_vectors(self, visual: torch.Tensor) -> dict[str, torch.Tensor]:
         """See RetrievalModel; without time (max_frames 0) a clip's tokens are pooled over its frames."""
-        return {"embedding": self.encode_visual(visual)[1]}
+        seen = self.vision.look(visual)
+        return {"embedding": self._vectors(seen if self.visual_pool is None else self.vision.transform(seen))}
 
 
 class LoopITRObjective(Objective):
@@ -90,8 +106,13 @@ class LoopITRObjective(Objective):
     ) -> dict[str, torch.Tensor]:
         """See Objective."""
         model, weights = self.model, self.losses
-        groups = [model.encode_visual(group) for group in inputs.visuals]
-        (tokens, token_mask), pictures = join_groups([g for g, _ in groups]), torch.cat([v for _, v in groups])
+        joint = task == "joint"
+        tokens, token_mask = torch.empty(0), None
+        if joint:
+            groups = [model.encode_visual(group) for group in inputs.visuals]
+            (tokens, token_mask), pictures = join_groups([g for g, _ in groups]), torch.cat([v for _, v in groups])
+        else:
+            pictures = torch.cat([model.visual_vectors(group)["embedding"] for group in inputs.visuals])
         states, texts = model.encode_text(inputs.ids, inputs.mask)
         temperature = model.temperature()
         positives = positive_mask(inputs.item_ids, gather(inputs.item_ids))
@@ -102,7 +123,6 @@ class LoopITRObjective(Objective):
         ranked, weighted = self.learn_rankings(inputs, cosines(texts, pictures), temperature)
         out |= ranked
         total = weights.contrast * out["contrast"] + weighted
-        joint = task == "joint"
         if joint and (weights.matching or weights.distillation):
             out |= self._match(inputs, (states, texts), (tokens, token_mask, pictures), generator)
             total = total + weights.matching * out["matching"]
@@ -120,7 +140,7 @@ class LoopITRObjective(Objective):
         visual: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor],
         generator: torch.Generator,
     ) -> dict[str, torch.Tensor]:
-        """Matching over B (1 + 2m) pairs, the negatives mined by the dual encoder, and its distillation back."""
+        """Matching over R (1 + 2m) pairs, the negatives mined by the dual encoder, and its distillation back."""
         (states, texts), (tokens, token_mask, pictures) = text, visual
         weights, model, temperature = self.losses, self.model, self.model.temperature()
         similarity = cosines(texts, pictures)  # (B texts, B pictures)
@@ -131,22 +151,24 @@ class LoopITRObjective(Objective):
             temperature=weights.mining_temperature or temperature.detach(),
             how=weights.negative_choice,
             generator=generator,
+            rows=weights.match_rows,
         )
         fused = model.fuse(states[pairs.texts], inputs.mask[pairs.texts], tokens, token_mask, pairs.pictures)
-        logits = model.match_logits(fused)  # (B (1 + 2m), 2)
+        logits = model.match_logits(fused)  # (R (1 + 2m), 2)
         out = {"matching": matching(logits, pairs.labels)}
 
         many = pairs.hard_pictures.numel()
-        own_score, of_pictures, of_texts = model.match_score(logits).split([len(texts), many, many])
+        own_score, of_pictures, of_texts = model.match_score(logits).split([len(pairs.rows), many, many])
+        own = similarity.diagonal()[pairs.rows, None]
         sides = (
-            (of_pictures, similarity, pairs.hard_pictures, pairs.picture_valid),
-            (of_texts, similarity.T, pairs.hard_texts, pairs.text_valid),
+            (of_pictures, similarity[pairs.rows], pairs.hard_pictures, pairs.picture_valid),
+            (of_texts, similarity.T[pairs.rows], pairs.hard_texts, pairs.text_valid),
         )
         out["distillation"] = 0.5 * sum(
             (
                 distillation(
                     torch.cat([own_score[:, None], scores.view_as(hard)], 1),
-                    torch.cat([matrix.diagonal()[:, None], matrix.gather(1, hard)], 1) / temperature,
+                    torch.cat([own, matrix.gather(1, hard)], 1) / temperature,
                     functional.pad(valid, (1, 0), value=True),
                     temperature=weights.distillation_temperature,
                     kind=weights.distillation_kind,

@@ -141,7 +141,7 @@ def features_digest(config: TrainConfig, built: Built, data_digest: str) -> str:
     return digest_value(
         {
             "data": data_digest,
-            "views": config.data.model_dump(mode="json", exclude={"train", "validation"}),
+            "views": config.data.model_dump(mode="json", exclude={"train", "validation", "rankings"}),
             "precision": config.precision,
             "pixels": repr(built.spec),
             "weights": weights.hexdigest(),
