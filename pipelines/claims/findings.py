@@ -92,7 +92,11 @@ def read(path: Path) -> dict[str, Finding]:
     if not path.is_file():
         return {}
     rows = json.loads(path.read_text(encoding="utf-8"))["findings"]
-    return {row["claim"]: Finding(**{**row, "interval": row["interval"] and tuple(row["interval"])}) for row in rows}
+    tuples = ("values", "seeds", "interval")  # lists in JSON
+    return {
+        row["claim"]: Finding(**row | {name: tuple(row[name]) for name in tuples if row[name] is not None})
+        for row in rows
+    }
 
 
 def write(path: Path, found: Mapping[str, Finding], *, surroundings: Mapping[str, Any]) -> None:
