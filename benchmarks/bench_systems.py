@@ -1,0 +1,114 @@
+"""The five systems side by side on the demo: quality, cost of a query, bytes, parameters, training.
+
+    python -m benchmarks.bench_systems                       all five, some minutes
+    python -m benchmarks.bench_systems --systems loopitr     one
+
+Each is the whole job (`fastslow reindex demo --encoder demo-<name>`) under a root of its own, then 50 of its queries
+asked one at a time of the published generation, with and without reranking, after one that loads the models.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.synthetic import save, surroundings
+
+SYSTEMS = ("fast-slow", "vldeformer", "cooperative", "hivlp", "loopitr")
+QUERIES = 50
+
+
+def run(system: str, root: Path) -> dict[str, Any]:
+    """A row of the table."""
+    from encoders.registry import resolve
+    from pipelines.jobs import layout_of, resolve_encoder
+    from pipelines.search import open_generation, read_generation
+    from schemas.manifests import IndexManifest, QueriesManifest, RankingsManifest
+    from schemas.parquet import read_table
+
+    name = f"demo-{system}"
+    command = [sys.executable, "-m", "pipelines.cli", "--quiet", "reindex", "demo", "--json", "--encoder", name]
+    done = subprocess.run(
+        [*command, "--encoder", name, "--root", str(root)], capture_output=True, text=True, check=True
+    )
+    summary = json.loads(done.stdout)
+    layout = layout_of("demo", str(root))
+    generation = read_generation(layout)
+    index = IndexManifest.read(f"{root}/{generation.index}")
+    rankings = RankingsManifest.read(f"{root}/{generation.rankings}")
+    queries = QueriesManifest.read(f"{root}/{generation.queries}")
+    folder = generation.queries.rpartition("/")[0]
+    texts = read_table(f"{root}/{folder}/{queries.data.name}", ["text"])["text"].to_pylist()[: QUERIES + 1]
+    snapshot = open_generation(layout)
+    beside = sum(file.size_bytes for file in (index.levels.ids, *index.levels.vectors)) if index.levels else 0
+    record = json.loads((resolve(resolve_encoder(name)) / "training.json").read_text())
+    figures = summary["metrics"]["text_to_image"]
+    return {
+        "system": system,
+        "fast": {k: figures["fast"][f"R@{k}"] for k in (1, 5, 10)},
+        "reranked": {k: figures["reranked"][f"R@{k}"] for k in (1, 5, 10)},
+        "gain": figures["gain"]["R@1"],
+        "beta": rankings.beta,
+        "pairs_a_query": rankings.pair_evaluations / rankings.queries,
+        "fast_ms": milliseconds(snapshot, texts, rerank=False),
+        "reranked_ms": milliseconds(snapshot, texts, rerank=True),
+        "index_bytes_an_item": (index.data.size_bytes + beside) / index.rows,
+        "index": f"{index.key} {index.parameters}".strip(),
+        "parameters": record["parameters"],
+        "training_minutes": record["seconds"] / 60,
+        "trained_on": record["device"],
+        "steps": record["steps"],
+        "seconds": summary["seconds"],
+    }
+
+
+def milliseconds(snapshot: Any, texts: list[str], *, rerank: bool) -> float:
+    """Median of one query; the first loads what it needs and does not count."""
+    times = []
+    for text in texts:
+        started = time.perf_counter()
+        snapshot.answer(text, 10, rerank=rerank)
+        times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times[1:])
+
+
+def main() -> None:
+    """Measures, prints a table, writes JSON when asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    rows = []
+    for system in given.systems:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(run(system, Path(folder)))
+    table = Table(title="demo: 2,000 images and 240 clips; R@k text to image in percent")
+    costs = ("pairs", "ms fast", "ms reranked", "bytes", "params", "min")
+    for heading in ("system", "fast R@1/5/10", "reranked", "gain", *costs):
+        table.add_column(heading, justify="left" if heading == "system" else "right")
+    for row in rows:
+        table.add_row(
+            row["system"],
+            *(" ".join(f"{100 * value:.1f}" for value in row[side].values()) for side in ("fast", "reranked")),
+            f"{100 * row['gain']['value']:+.1f}",
+            f"{row['pairs_a_query']:.0f}",
+            f"{row['fast_ms']:.1f}",
+            f"{row['reranked_ms']:.0f}",
+            f"{row['index_bytes_an_item']:.0f}",
+            f"{row['parameters'] / 1e6:.1f}M",
+            f"{row['training_minutes']:.0f}",
+        )
+    Console(width=130).print(table)
+    save({"systems": rows, "surroundings": surroundings()}, given.json)
+
+
+if __name__ == "__main__":
+    main()
