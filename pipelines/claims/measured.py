@@ -320,7 +320,9 @@ def _coarse_to_fine(
     """The search of the index stage, its first level exhaustive: best items int64 (Q, 10), and the K_m."""
     columns = sorted(items, key=lambda name: items[name].shape[1])
     coarse, ids = items[column], np.arange(len(items[column]))
-    kept = default_shortlist(len(ids), len(columns)) if share is None else (len(ids) // share,)
+    kept = default_shortlist(len(ids), len(columns))
+    if share is not None:
+        kept = tuple(max(1, len(ids) // share) for _ in kept)
 
     def first(queries: np.ndarray, count: int) -> np.ndarray:
         return np.stack([nearest_rows(coarse, query, count) for query in queries])

@@ -134,6 +134,20 @@ def test_mined_pairs_are_own_pairs_then_hard_pictures_then_hard_texts():
     assert pairs.hard_texts.tolist() == [[2], [0], [1]]
 
 
+def test_mining_for_some_rows_takes_negatives_from_the_whole_batch():
+    generated = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+    similarity = torch.from_numpy(generated)
+    whole = mined_pairs(similarity, torch.eye(8).bool(), 2, temperature=0.1, how="top", generator=generator())
+    some = mined_pairs(similarity, torch.eye(8).bool(), 2, temperature=0.1, how="top", generator=generator(), rows=3)
+    rows = some.rows.tolist()
+    assert len(set(rows)) == 3
+    assert some.texts.tolist()[:3] == some.pictures.tolist()[:3] == rows
+    assert len(some.texts) == len(some.labels) == 3 * (1 + 2 * 2)
+    assert some.hard_pictures.tolist() == whole.hard_pictures[some.rows].tolist()
+    assert some.hard_texts.tolist() == whole.hard_texts[some.rows].tolist()
+    assert whole.rows.tolist() == list(range(8))
+
+
 def test_a_mined_pair_that_does_not_exist_is_ignored():
     positives = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
     pairs = mined_pairs(torch.rand(3, 3), positives, 2, temperature=0.1, how="sampled", generator=generator())

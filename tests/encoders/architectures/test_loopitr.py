@@ -200,6 +200,58 @@ def test_a_gradient_reaches_every_parameter(groups):
     assert without <= ({"vision.time"} if groups == (1,) else set())
 
 
+def test_pairs_of_part_of_a_batch_give_the_losses_that_part_would_give():
+    config = tiny()
+    made = build(config, WORDS)
+    made.model.train(False)
+    inputs = inputs_of(made, 4, (1,))
+    losses = config.losses.model_copy(update={"match_rows": 2, "negative_choice": "top", "masked_words": 0.0})
+    objective = LoopITRObjective(made.model, losses, mask_id=made.tokenizer.mask_token_id, category=None)
+    each = []
+    for seed in range(12):
+        found = objective(inputs, task="joint", progress=1.0, generator=torch.Generator().manual_seed(seed))
+        each.append((found["matching"].item(), found["distillation"].item()))
+    whole = LoopITRObjective(
+        made.model,
+        losses.model_copy(update={"match_rows": None}),
+        mask_id=made.tokenizer.mask_token_id,
+        category=None,
+    )(inputs, task="joint", progress=1.0, generator=torch.Generator().manual_seed(0))
+    for value, name in zip(zip(*each, strict=True), ("matching", "distillation"), strict=True):
+        assert len(set(value)) > 1  # other rows are drawn
+        assert min(value) < whole[name].item() < max(value)  # whose mean over all draws is the whole
+
+
+def test_vectors_from_the_backbone_s_mean_need_no_tokens_and_see_all_frames():
+    made = build(tiny(visual_pool="backbone", visual_norm="batch"), WORDS)
+    model = made.model.train(False)
+    pixels = torch.randn(2, 3, 3, 16, 16)
+    features = model.vision.look(pixels)
+    expected = torch.nn.functional.normalize(model.visual_head(features.mean((1, 2))), dim=-1)
+    torch.testing.assert_close(model.visual_vectors(pixels)["embedding"], expected)
+    torch.testing.assert_close(model.encode_visual(pixels)[1], expected)
+    assert model.visual_pool is None
+
+
+def test_channels_are_standardised_by_what_training_met_and_then_left_alone():
+    made = build(tiny(visual_norm="batch"), WORDS)
+    tower = made.model.vision
+    made.model.train(True)
+    pixels = torch.randn(16, 1, 3, 16, 16)
+    with torch.no_grad():
+        seen = tower.look(pixels)
+        for _ in range(60):  # running statistics reach those of the only batch there is
+            tower.look(pixels)
+        flat = seen.flatten(0, 2)
+        torch.testing.assert_close(flat.mean(0), torch.zeros(flat.shape[1]), atol=1e-4, rtol=0)
+        made.model.train(False)
+        one = tower.look(pixels[:1])
+        torch.testing.assert_close(one, tower.look(pixels)[:1], atol=1e-5, rtol=1e-4)
+        before = tower.standardise.running_mean.clone()
+        tower.look(10 + pixels)
+        torch.testing.assert_close(tower.standardise.running_mean, before)
+
+
 def test_distillation_waits_for_its_start():
     config = tiny()
     made = build(config, WORDS)

@@ -186,6 +186,26 @@ def test_a_run_learns_exports_and_is_not_done_twice(tmp_path):
     assert (similarity.argmax(1) == np.arange(4)).all()
 
 
+def test_a_run_begins_from_a_checkpoint_of_its_shape_and_from_no_other(tmp_path):
+    first = train(config_of(), Colours(), tmp_path / "first", device="cpu")
+    config = config_of(initial=str(tmp_path / "first"))
+    built = build(config, ["other", "words"])  # the tokenizer is the checkpoint's
+    trained = load_file(tmp_path / "first" / "model.safetensors")
+    assert all(torch.equal(weight, trained[name]) for name, weight in built.model.state_dict().items())
+    assert built.tokenizer.convert_tokens_to_ids("red") != built.tokenizer.unk_token_id
+    digest = run_digest(config, "d")
+    again = train(config_of(seed=2), Colours(), tmp_path / "first", device="cpu", resume=False)
+    assert again["digest"] != first["digest"]
+    assert run_digest(config, "d") != digest  # other weights, another run
+    wider = config_of(initial=str(tmp_path / "first"))
+    wider = wider.model_copy(update={"model": wider.model.model_copy(update={"embedding_dim": 4})})
+    with pytest.raises(ModelError, match="expected a model of the shape of this config; size mismatch"):
+        build(wider, [])
+    other = config_of(initial=str(tmp_path / "first"), model={"architecture": "cooperative"}, losses={})
+    with pytest.raises(ModelError, match="expected a model of type fastslow-cooperative, got fastslow-loopitr"):
+        build(other, [])
+
+
 def test_half_precision_export_takes_half_the_bytes_and_loads(tmp_path):
     config = config_of(steps=2, export_dtype="float16")
     train(config, Colours(), tmp_path, device="cpu")
