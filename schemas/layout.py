@@ -4,6 +4,7 @@
 <root>/cache/                                          memos that may be deleted at any time
 <root>/embeddings/<dataset>/<encoder>/<shard>-<digest>.parquet | .rejects.parquet | .json (the commit record)
 <root>/queries/<dataset>/<digest>.parquet | .json      distinct queries with their vectors
+<root>/trained/<dataset>/<digest>/                     trained.faiss  manifest.json  <part>.lists | .json (partial)
 <root>/indexes/<dataset>/<digest>/                     index.faiss  tuning.json  manifest.json
                                                        (with levels: ids.npy  embedding.npy  embedding_<width>.npy)
 <root>/candidates/<dataset>/<digest>/                  candidates.parquet  manifest.json
@@ -110,6 +111,14 @@ class Layout:
     def index(self, digest: str) -> str:
         """Folder of one index."""
         return self._at("indexes", self.dataset, short(digest))
+
+    def trained(self, digest: str) -> str:
+        """Folder of one trained, empty index, and of the partial ones filled from it."""
+        return self._at("trained", self.dataset, short(digest))
+
+    def partial(self, trained: str, digest: str) -> str:
+        """Stem of the files of one partial index."""
+        return f"{self.trained(trained)}/{short(digest)}"
 
     def candidates(self, digest: str) -> str:
         """Folder of the first-stage candidates of all queries."""

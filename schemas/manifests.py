@@ -173,6 +173,26 @@ class QueriesManifest(Manifest):
     data: FileEntry
 
 
+class TrainedManifest(Manifest):
+    """A trained index without items."""
+
+    kind: Literal["trained"] = "trained"
+    dataset: str
+    key: str  # FAISS factory string
+    dim: int
+    rows: int  # trained on
+    data: FileEntry
+
+
+class PartialManifest(Manifest):
+    """What one embedding part adds to a trained index."""
+
+    kind: Literal["partial"] = "partial"
+    part: str  # digest of the vectors
+    trained: str  # digest of the trained index
+    data: FileEntry
+
+
 class LevelsEntry(BaseModel):
     """Coarse-to-fine search: what lies beside the index, and what it promises.
 

@@ -35,7 +35,7 @@ def fastslow(*arguments: str, cwd: Path) -> str:
 
 def data_files(root: Path) -> dict[str, str]:
     """Digest of every file that holds data: all but memos, measured times, reports and generations."""
-    folders = ("shards", "embeddings", "queries", "indexes", "candidates", "scores", "rankings")
+    folders = ("shards", "embeddings", "queries", "trained", "indexes", "candidates", "scores", "rankings")
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for folder in folders

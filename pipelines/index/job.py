@@ -4,12 +4,18 @@ import logging
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipelines.index.plan import IndexPlan, pending, plan_index, promise
-from schemas.commits import encode_json, publish_bytes, publish_file, staging
+from schemas.commits import encode_json, exists, publish_bytes, publish_file, staging
 from schemas.digests import digest_file, digest_value
+from schemas.errors import LedgerError
 from schemas.jobs import Job
-from schemas.manifests import FileEntry, IndexManifest, LevelsEntry
+from schemas.manifests import EmbeddingManifest, FileEntry, IndexManifest, LevelsEntry
+
+if TYPE_CHECKING:
+    from pipelines.index.partial import PlannedPartial
+    from pipelines.index.proposal import Proposal
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +64,7 @@ def _make(job: Job, plan: IndexPlan, folder: Path) -> IndexManifest:
     for level, dim in zip(plan.levels, plan.dims, strict=True):
         parts.check(plan.part_urls, dim=dim, level=level)
     log.info("building %s: %s", proposal.key, proposal.reason)
-    index = build.build(plan, proposal, train_rows=train_rows, seed=config.seed)
+    index = _filled(job, plan, proposal, train_rows)
     build.write(index, folder / FILE)
     del index
     reopened = read_file(folder / FILE)  # what is measured is what will be served
@@ -93,3 +99,36 @@ def _make(job: Job, plan: IndexPlan, folder: Path) -> IndexManifest:
         if tuning.levels is not None and files is not None
         else None,
     )
+
+
+def _filled(job: Job, plan: IndexPlan, proposal: "Proposal", train_rows: int) -> Any:
+    """The trained index with every item in it: filled part by part where its kind allows, by all workers there are.
+
+    Raises:
+      LedgerError: it does not hold as many vectors as the manifests say.
+    """
+    from pipelines import progress
+    from pipelines.index import build, partial
+    from pipelines.index.parts import Parts
+    from pipelines.index.trained import ensure_trained
+
+    where, index = ensure_trained(job.layout, plan, proposal, train_rows=train_rows, seed=job.dataset.index.seed)
+    if partial.can_be_partial(index):
+        planned = partial.plan_partials(job.layout, where.digest, plan.part_urls, plan.levels[0])
+        todo = [one for one in planned if not exists(one.manifest)]
+        if todo:
+            from pipelines.index.transforms import fill_partials
+
+            with progress.watch(f"index {job.layout.dataset}", total=_rows(todo), unit="vectors"):
+                fill_partials(todo, where, beam_args=job.beam_args)
+        partial.merge(index, (partial.data_of(one) for one in planned))
+    else:
+        index = build.with_ids(index)
+        build.fill(index, Parts(plan.part_urls, plan.levels[0]))
+    if index.ntotal != plan.rows:
+        raise LedgerError(f"the index holds {index.ntotal} vectors, the manifests say {plan.rows}")
+    return index
+
+
+def _rows(planned: Sequence["PlannedPartial"]) -> int:
+    return sum(EmbeddingManifest.read(one.part).data.rows for one in planned)
