@@ -11,7 +11,8 @@ Differs: no momentum copy and no queue (ALBEF's; unknown for LoopITR); the fusio
 
   s_ij  = v_i . t_j                                   encode_visual, encode_text
   z_ij  = l1 - l0 of the matching head on [CLS]       pair_scores; its layers: encoders/fusion.py
-  L     = L_itc + L_itm + w_d L_dis + w_m L_mlm       LoopITRObjective
+  L     = L_itc + L_itm + w_d L_dis + w_m L_mlm       LoopITRObjective, "joint"
+  L_res = CE over j in {i} and m hard ones of sg[s_ij] / tau + z_ij, own first    "residual", beyond the paper
 """
 
 import torch
@@ -22,7 +23,7 @@ from encoders.backbones import build_backbone
 from encoders.fusion import FusionConfig, FusionModel
 from encoders.layers import AttentionPool, Temperature, join_groups, masked_mean, projection
 from encoders.losses import IGNORED, cosines, distillation, info_nce, masked_words, matching
-from encoders.negatives import hide_words, mined_pairs, positive_mask
+from encoders.negatives import hide_words, mined_pairs, positive_mask, sample_negatives
 from encoders.towers import VisualTower
 from encoders.training.batches import Inputs
 from encoders.training.gather import gather
@@ -49,7 +50,11 @@ class LoopITRModel(FusionModel):
     config_class = LoopITRConfig
     base_model_prefix = "loopitr"
 
-    STAGES = {"joint": Stage(("joint",)), "contrast": Stage(("contrast",))}
+    STAGES = {
+        "joint": Stage(("joint",)),
+        "contrast": Stage(("contrast",)),
+        "residual": Stage(("residual",), frozen=("visual_head", "text_head")),
+    }
 
     def __init__(self, config: LoopITRConfig) -> None:
         super().__init__(config)
@@ -96,7 +101,11 @@ class LoopITRModel(FusionModel):
 
 
 class LoopITRObjective(Objective):
-    """The losses of the stages: "joint", all of them, and "contrast", the dual encoder alone (a warm-up)."""
+    """The losses of the stages: "joint", all of them; "contrast", the dual encoder alone (a warm-up); and "residual".
+
+    In "residual" the heads of the vectors are frozen, and the cross encoder learns what their scores lack to put the
+    own picture first among the hardest of the batch: where pairs are few, learning all of a match again is too much.
+    """
 
     model: LoopITRModel
     losses: LoopITRLosses
@@ -108,13 +117,16 @@ class LoopITRObjective(Objective):
         model, weights = self.model, self.losses
         joint = task == "joint"
         tokens, token_mask = torch.empty(0), None
-        if joint:
+        if task != "contrast":
             groups = [model.encode_visual(group) for group in inputs.visuals]
             (tokens, token_mask), pictures = join_groups([g for g, _ in groups]), torch.cat([v for _, v in groups])
         else:
             pictures = torch.cat([model.visual_vectors(group)["embedding"] for group in inputs.visuals])
         states, texts = model.encode_text(inputs.ids, inputs.mask)
         temperature = model.temperature()
+        if task == "residual":
+            loss = self._residual(inputs, (states, texts), (tokens, token_mask), generator)
+            return {"residual": loss, "total": weights.matching * loss}
         positives = positive_mask(inputs.item_ids, gather(inputs.item_ids))
         out = {
             "contrast": 0.5 * info_nce(cosines(texts, gather(pictures)), positives, temperature)
@@ -179,6 +191,39 @@ class LoopITRObjective(Objective):
             start=torch.zeros((), device=texts.device),
         )
         return out
+
+    def _residual(
+        self,
+        inputs: Inputs,
+        text: tuple[torch.Tensor, torch.Tensor],
+        visual: tuple[torch.Tensor, torch.Tensor | None],
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """Which of 1 + m pictures is the text's own, told by the sum of both scores; R texts."""
+        (states, texts), (tokens, token_mask) = text, visual
+        weights, model, temperature = self.losses, self.model, self.model.temperature().detach()
+        dropout = model.vision.dropout
+        with torch.no_grad():  # what the fast side will say: nothing of the pictures is hidden from it
+            dropout.train(False)
+            pictures = torch.cat([model.visual_vectors(group)["embedding"] for group in inputs.visuals])
+            dropout.train(model.training)
+            similarity = cosines(texts, pictures)
+        rows = torch.randperm(len(texts), generator=generator, device=texts.device)[: weights.match_rows]
+        hard, valid = sample_negatives(
+            similarity[rows],
+            positive_mask(inputs.item_ids, inputs.item_ids)[rows],
+            weights.negatives,
+            temperature=weights.mining_temperature or temperature,
+            how=weights.negative_choice,
+            generator=generator,
+        )
+        candidates = torch.cat([rows[:, None], hard], 1)  # (R, 1 + m)
+        asking = rows.repeat_interleave(candidates.shape[1])
+        fused = model.fuse(states[asking], inputs.mask[asking], tokens, token_mask, candidates.flatten())
+        slow = model.match_score(model.match_logits(fused)).view_as(candidates)
+        scores = slow + similarity[rows].gather(1, candidates) / temperature
+        scores = scores.masked_fill(~functional.pad(valid, (1, 0), value=True), torch.finfo(scores.dtype).min)
+        return functional.cross_entropy(scores, torch.zeros_like(rows))
 
     def _masked_words(
         self, inputs: Inputs, tokens: torch.Tensor, token_mask: torch.Tensor | None, generator: torch.Generator

@@ -222,6 +222,33 @@ def test_pairs_of_part_of_a_batch_give_the_losses_that_part_would_give():
         assert min(value) < whole[name].item() < max(value)  # whose mean over all draws is the whole
 
 
+def test_the_residual_is_the_cross_entropy_of_both_scores_and_leaves_the_vectors_alone():
+    config = tiny(visual_dropout=0.5)
+    made = build(config, WORDS)
+    model = made.model
+    model.frozen = type(model).STAGES["residual"].frozen
+    model.train(True)
+    inputs = inputs_of(made, 4, (1,))
+    losses = config.losses.model_copy(update={"negatives": 3, "negative_choice": "top"})
+    objective = LoopITRObjective(model, losses, mask_id=made.tokenizer.mask_token_id, category=None)
+    model.vision.dropout.train(False)  # for the numbers to be compared
+    model.vision.dropout.p = 0.0
+    found = objective(inputs, task="residual", progress=0.0, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens, pictures = model.encode_visual(inputs.visuals[0])
+        texts = model.text_vectors(inputs.ids, inputs.mask)["embedding"]
+        fast = (texts @ pictures.T).numpy() / float(model.temperature())
+        rows = torch.arange(4).repeat_interleave(4)
+        slow = model.pair_scores(inputs.ids, inputs.mask, rows, tokens.repeat(4, 1, 1)).view(4, 4).numpy()
+    both = slow + fast  # all four pictures are candidates of each text
+    expected = np.mean([np.log(np.exp(row).sum()) - row[i] for i, row in enumerate(both)])
+    assert found["residual"].item() == pytest.approx(expected, abs=1e-4)
+    found["total"].backward()
+    learnt = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert {"fusion_blocks", "match_head", "vision", "text"} <= learnt
+    assert not learnt & {"visual_head", "text_head", "visual_pool", "temperature"}
+
+
 def test_vectors_from_the_backbone_s_mean_need_no_tokens_and_see_all_frames():
     made = build(tiny(visual_pool="backbone", visual_norm="batch"), WORDS)
     model = made.model.train(False)
