@@ -53,8 +53,12 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
     initial = resolve(EncoderConfig(path=config.initial)) if config.initial else None
     vision = load_backbone(settings.vision, part="vision") if settings.vision else None
     text = load_backbone(settings.text, part="text") if settings.text else None
-    tokens = str(initial) if initial else settings.text
-    tokenizer = load_tokenizer(tokens) if tokens else word_tokenizer(words, max_words=settings.max_words)
+    if initial:  # of our own making: AutoTokenizer would look for a model of its kind
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(initial)
+    elif settings.text:
+        tokenizer = load_tokenizer(settings.text)
+    else:
+        tokenizer = word_tokenizer(words, max_words=settings.max_words)
     text_config = (
         text[0] if text else small_text_config(settings, vocabulary=len(tokenizer), pad=tokenizer.pad_token_id)
     )
