@@ -6,6 +6,7 @@ Use through the session fixtures of tests/conftest.py (`tiny_clip`, `tiny_blip`,
 
 import json
 from pathlib import Path
+from typing import Any
 
 EDGE = 32  # pixels of a model's input
 FRAMES = 4  # of the video model
@@ -156,123 +157,52 @@ def make_blip(folder: Path, *, seed: int = 0) -> Path:
 
 
 def make_loopitr(folder: Path, *, seed: int = 0) -> Path:
-    """A LoopITRModel on its convolutional grid: 4 x 4 tokens a frame, D = 16."""
-    from transformers import BertConfig, BlipImageProcessorPil
-
-    from encoders.architectures.loopitr import LoopITRConfig, LoopITRModel
-
-    tokenizer = bert_tokenizer()
-    config = LoopITRConfig(
-        text_config=BertConfig(**_text(tokenizer)).to_dict(),
-        image_size=EDGE,
-        grid=4,
-        frame_tokens=16,
-        backbone_width=32,
-        visual_width=32,
-        visual_layers=1,
-        fusion_layers=1,
-        max_words=20,
-        embedding_dim=16,
-    )
-    _seeded(LoopITRModel, config, seed).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    _as_on_the_hub(folder, BlipImageProcessorPil(size={"height": EDGE, "width": EDGE}))
-    return folder
+    """A LoopITRModel: D = 16."""
+    return _make_trained(folder, "loopitr", seed, **_TOWER, fusion_layers=1, embedding_dim=16)
 
 
 def make_fast_slow(folder: Path, *, seed: int = 0) -> Path:
-    """A FastSlowModel on convolutional grids: maps of 4 x 4 and 8 x 8 cells a frame, D = 16."""
-    from transformers import BertConfig, BlipImageProcessorPil
-
-    from encoders.architectures.fast_slow import FastSlowConfig, FastSlowModel
-
-    tokenizer = bert_tokenizer()
-    config = FastSlowConfig(
-        text_config=BertConfig(**_text(tokenizer)).to_dict(),
-        image_size=EDGE,
-        grid=4,
-        frame_tokens=16,
-        backbone_width=32,
-        visual_width=32,
-        visual_layers=1,
-        slow_visual_layers=1,
-        decoder_width=32,
-        max_words=20,
-        embedding_dim=16,
-    )
-    _seeded(FastSlowModel, config, seed).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    _as_on_the_hub(folder, BlipImageProcessorPil(size={"height": EDGE, "width": EDGE}))
-    return folder
+    """A FastSlowModel: maps of 4 x 4 and 8 x 8 cells a frame, D = 16."""
+    return _make_trained(folder, "fast_slow", seed, **_TOWER, slow_visual_layers=1, decoder_width=32, embedding_dim=16)
 
 
 def make_vldeformer(folder: Path, *, seed: int = 0) -> Path:
-    """A VLDeformerModel on its convolutional grid, with tags: 4 tags and 4 x 4 regions a frame, D = 32."""
-    from transformers import BertConfig, BlipImageProcessorPil
-
-    from encoders.architectures.vldeformer import VLDeformerConfig, VLDeformerModel
-
-    tokenizer = bert_tokenizer()
-    config = VLDeformerConfig(
-        text_config=BertConfig(**_text(tokenizer)).to_dict(),
-        image_size=EDGE,
-        grid=4,
-        frame_tokens=16,
-        backbone_width=32,
-        tag_words=4,
-        max_words=20,
-        cls_token_id=tokenizer.cls_token_id,
-        sep_token_id=tokenizer.sep_token_id,
-    )
-    _seeded(VLDeformerModel, config, seed).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    _as_on_the_hub(folder, BlipImageProcessorPil(size={"height": EDGE, "width": EDGE}))
-    return folder
+    """A VLDeformerModel with tags: 4 tags and 4 x 4 regions a frame, D = 32."""
+    ids = {name: getattr(bert_tokenizer(), name) for name in ("cls_token_id", "sep_token_id")}
+    return _make_trained(folder, "vldeformer", seed, tag_words=4, **ids)
 
 
 def make_hivlp(folder: Path, *, seed: int = 0) -> Path:
-    """A HiVLPModel on its convolutional grid: 4 x 4 tokens a frame, vectors of 4, 8 and 16 numbers."""
-    from transformers import BertConfig, BlipImageProcessorPil
-
-    from encoders.architectures.hivlp import HiVLPConfig, HiVLPModel
-
-    tokenizer = bert_tokenizer()
-    config = HiVLPConfig(
-        text_config=BertConfig(**_text(tokenizer)).to_dict(),
-        image_size=EDGE,
-        grid=4,
-        frame_tokens=16,
-        backbone_width=32,
-        visual_width=32,
-        visual_layers=1,
-        fusion_layers=1,
-        max_words=20,
-        dims=(4, 8, 16),
-        embedding_dim=16,
-    )
-    _seeded(HiVLPModel, config, seed).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    _as_on_the_hub(folder, BlipImageProcessorPil(size={"height": EDGE, "width": EDGE}))
-    return folder
+    """A HiVLPModel: vectors of 4, 8 and 16 numbers."""
+    return _make_trained(folder, "hivlp", seed, **_TOWER, fusion_layers=1, dims=(4, 8, 16), embedding_dim=16)
 
 
 def make_cooperative(folder: Path, *, seed: int = 0) -> Path:
-    """A CooperativeModel, one stream for both sides (JOIN), on its convolutional grid: 4 x 4 regions a frame."""
+    """A CooperativeModel, one stream for both sides (JOIN): D = 32."""
+    return _make_trained(folder, "cooperative", seed, cls_token_id=bert_tokenizer().cls_token_id)
+
+
+_TOWER = {"visual_width": 32, "visual_layers": 1}
+
+
+def _make_trained(folder: Path, architecture: str, seed: int, **shape: Any) -> Path:
+    """A model of `encoders.architectures` on its convolutional grid: 4 x 4 tokens a frame, 20 words."""
     from transformers import BertConfig, BlipImageProcessorPil
 
-    from encoders.architectures.cooperative import CooperativeConfig, CooperativeModel
+    from encoders.architectures import classes
 
+    model, _ = classes(architecture)
     tokenizer = bert_tokenizer()
-    config = CooperativeConfig(
+    config = model.config_class(
         text_config=BertConfig(**_text(tokenizer)).to_dict(),
         image_size=EDGE,
         grid=4,
         frame_tokens=16,
         backbone_width=32,
         max_words=20,
-        cls_token_id=tokenizer.cls_token_id,
+        **shape,
     )
-    _seeded(CooperativeModel, config, seed).save_pretrained(folder)
+    _seeded(model, config, seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _as_on_the_hub(folder, BlipImageProcessorPil(size={"height": EDGE, "width": EDGE}))
     return folder

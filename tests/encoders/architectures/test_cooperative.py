@@ -1,17 +1,15 @@
 """One transformer as twin and as cross encoder: what is shared, who is whose negative, which loss teaches what."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, MobileNetV2Config, ViTConfig
+from transformers import BertConfig
 
 from encoders.architectures.cooperative import CooperativeModel, CooperativeObjective
 from encoders.architectures.encoder import TrainedEncoder
 from encoders.base import DualEncoder, PairScorer
 from encoders.training.batches import Inputs, tokenise
-from encoders.training.build import Built, build, preprocessor_config
+from encoders.training.build import Built, build
 from schemas.configs import parse
 from schemas.errors import ConfigError
 from schemas.training import TrainConfig
@@ -73,12 +71,8 @@ def built(request) -> Built:
 
 
 @pytest.fixture(scope="module")
-def encoder(built, tmp_path_factory) -> TrainedEncoder:
-    folder = tmp_path_factory.mktemp("cooperative")
-    built.model.save_pretrained(folder)
-    built.tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(built.spec)))
-    return TrainedEncoder(folder, dtype=torch.float32, device=CPU, fingerprint="f" * 64)
+def encoder(built, adapter) -> TrainedEncoder:
+    return adapter(built)
 
 
 def pixels(count: int, frames: int = 1) -> torch.Tensor:
@@ -273,37 +267,17 @@ def test_hard_negatives_are_those_the_twin_takes_for_the_own(choice, least, most
     assert least <= np.mean(twins) <= most
 
 
-def vit() -> dict:
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8
-    )
-    return {**config.to_diff_dict(), "model_type": "vit"}
-
-
-def mobilenet() -> dict:
-    config = MobileNetV2Config(image_size=32, depth_multiplier=0.1, finegrained_output=False)
-    return {**config.to_diff_dict(), "model_type": "mobilenet_v2"}
-
-
-@pytest.mark.parametrize(("make", "size", "share"), [(vit, 16, "all"), (vit, 16, "none"), (mobilenet, 32, "all")])
-def test_any_hugging_face_tower_starts_every_stream_and_the_checkpoint_needs_no_other(make, size, share, tmp_path):
-    from encoders.backbones import build_backbone
-
-    torch.manual_seed(0)
-    folder = tmp_path / "backbone"
-    tower = build_backbone(make())
-    tower.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps({"size": {"height": size, "width": size}, "do_center_crop": False, "resample": 2})
-    )
-    made = build(tiny(vision=str(folder), image_size=size, share=share), WORDS)
+@pytest.mark.parametrize(("name", "share"), [("vit", "all"), ("vit", "none"), ("mobilenet", "all")])
+def test_any_hugging_face_tower_starts_every_stream_and_the_checkpoint_needs_no_other(name, share, tower, tmp_path):
+    found = tower(name)
+    made = build(tiny(vision=str(found.folder), image_size=found.size, share=share), WORDS)
     streams = [made.model.stream] + ([made.model.cross_stream] if share == "none" else [])
     for stream in streams:
-        for name, weight in tower.state_dict().items():
-            assert torch.equal(weight, stream.vision.state_dict()[name]), name
+        for key, weight in found.module.state_dict().items():
+            assert torch.equal(weight, stream.vision.state_dict()[key]), key
     assert set(made.factors) == set(made.model.BACKBONES["vision"])
     made.model.eval()
-    picture = torch.randn(2, 1, 3, size, size)
+    picture = torch.randn(2, 1, 3, found.size, found.size)
     with torch.inference_mode():
         features = made.model.backbone_features(picture[:, 0])[:, None]
         torch.testing.assert_close(
@@ -311,7 +285,7 @@ def test_any_hugging_face_tower_starts_every_stream_and_the_checkpoint_needs_no_
         )
         torch.testing.assert_close(made.model.visual_cache(features), made.model.visual_cache(picture))
     made.model.save_pretrained(tmp_path / "whole")
-    for file in folder.iterdir():
+    for file in found.folder.iterdir():
         file.unlink()
     again = CooperativeModel.from_pretrained(tmp_path / "whole")
     assert again.state_dict().keys() == made.model.state_dict().keys()

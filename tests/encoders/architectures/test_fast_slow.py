@@ -1,20 +1,17 @@
 """Captions are told from the words read so far and a picture; the sides share nothing; a teacher only teaches."""
 
-import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from transformers import MobileNetV2Config, ViTConfig
 
 from encoders.architectures.encoder import TrainedEncoder
 from encoders.architectures.fast_slow import FastSlowModel, FastSlowObjective, reversed_words
-from encoders.backbones import build_backbone
 from encoders.base import DualEncoder, PairScorer
 from encoders.layers import join_groups
 from encoders.training.batches import Inputs, tokenise
-from encoders.training.build import build, preprocessor_config
+from encoders.training.build import build
 from encoders.training.stages import let_learn
 from schemas.configs import parse
 from schemas.errors import ConfigError, ModelError
@@ -58,12 +55,8 @@ def built():
 
 
 @pytest.fixture(scope="module")
-def encoder(built, tmp_path_factory) -> TrainedEncoder:
-    folder = tmp_path_factory.mktemp("fast-slow")
-    built.model.save_pretrained(folder)
-    built.tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(built.spec)))
-    return TrainedEncoder(folder, dtype=torch.float32, device=CPU, fingerprint="f" * 64)
+def encoder(built, adapter) -> TrainedEncoder:
+    return adapter(built)
 
 
 def tokens(built, texts=TEXTS) -> tuple[torch.Tensor, torch.Tensor]:
@@ -431,34 +424,14 @@ def test_the_slow_side_learns_what_belongs_to_what():
     assert scores[1, 1] > scores[1, 0] + 1
 
 
-def vit() -> dict:
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8
-    )
-    return {**config.to_diff_dict(), "model_type": "vit"}
-
-
-def mobilenet() -> dict:
-    config = MobileNetV2Config(image_size=32, depth_multiplier=0.1, finegrained_output=False)
-    return {**config.to_diff_dict(), "model_type": "mobilenet_v2"}
-
-
-def saved(folder, settings: dict, size: int) -> str:
-    torch.manual_seed(0)
-    build_backbone(settings).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps({"size": {"height": size, "width": size}, "do_center_crop": False, "resample": 2})
-    )
-    return str(folder)
-
-
-@pytest.mark.parametrize(("make", "size", "cells"), [(vit, 16, 4), (mobilenet, 32, 1)])
-def test_any_hugging_face_tower_fits_both_sides_and_its_cached_features_give_the_same(make, size, cells, tmp_path):
-    made = build(tiny(vision=saved(tmp_path, make(), size), image_size=size), WORDS)
+@pytest.mark.parametrize(("name", "cells"), [("vit", 4), ("mobilenet", 1)])
+def test_any_hugging_face_tower_fits_both_sides_and_its_cached_features_give_the_same(name, cells, tower):
+    found = tower(name)
+    made = build(tiny(vision=str(found.folder), image_size=found.size), WORDS)
     model = made.model.eval()
     for name, weight in model.fast.vision.backbone.state_dict().items():
         assert torch.equal(weight, model.slow.vision.backbone.state_dict()[name]), name
-    visual = torch.randn(2, 4, 3, size, size)
+    visual = torch.randn(2, 4, 3, found.size, found.size)
     with torch.inference_mode():
         features = model.backbone_features(visual.flatten(0, 1)).unflatten(0, (2, 4))
         cache = model.visual_cache(visual)
@@ -483,8 +456,8 @@ def test_tokens_that_are_no_square_are_refused(built):
         FastSlowModel(config)
 
 
-def test_stored_batch_statistics_of_both_sides_stay_while_training(tmp_path):
-    model = build(tiny(vision=saved(tmp_path, mobilenet(), 32), image_size=32), WORDS).model.train()
+def test_stored_batch_statistics_of_both_sides_stay_while_training(tower):
+    model = build(tiny(vision=str(tower("mobilenet").folder), image_size=32), WORDS).model.train()
     before = {name: value.clone() for name, value in model.named_buffers()}
     assert any("running_mean" in name for name in before)
     visual = torch.randn(4, 1, 3, 32, 32)

@@ -1,18 +1,15 @@
 """Every level is trained, normalised and warmed on its own; the slow side reads words and pictures; nothing leaks."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from transformers import MobileNetV2Config, ViTConfig
 
 from encoders.architectures.encoder import TrainedEncoder
 from encoders.architectures.hivlp import HiVLPModel, HiVLPObjective
 from encoders.base import DualEncoder, PairScorer
 from encoders.training.batches import Inputs, tokenise
-from encoders.training.build import build, preprocessor_config
+from encoders.training.build import build
 from schemas.configs import parse
 from schemas.errors import ConfigError, ModelError
 from schemas.training import TrainConfig
@@ -59,12 +56,8 @@ def built():
 
 
 @pytest.fixture(scope="module")
-def encoder(built, tmp_path_factory) -> TrainedEncoder:
-    folder = tmp_path_factory.mktemp("hivlp")
-    built.model.save_pretrained(folder)
-    built.tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(built.spec)))
-    return TrainedEncoder(folder, dtype=torch.float32, device=CPU, fingerprint="f" * 64)
+def encoder(built, adapter) -> TrainedEncoder:
+    return adapter(built)
 
 
 def inputs_of(built, groups: tuple[int, ...] = (1,), seed: int = 0) -> Inputs:
@@ -309,32 +302,13 @@ def test_the_encoder_is_both_sides_with_all_levels(encoder):
     assert encoder.visual_cache(clip).shape == (1, 16, 16)
 
 
-def vit() -> dict:
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8
-    )
-    return {**config.to_diff_dict(), "model_type": "vit"}
-
-
-def mobilenet() -> dict:
-    config = MobileNetV2Config(image_size=32, depth_multiplier=0.1, finegrained_output=False)
-    return {**config.to_diff_dict(), "model_type": "mobilenet_v2"}
-
-
-@pytest.mark.parametrize(("make", "size"), [(vit, 16), (mobilenet, 32)])
-def test_any_hugging_face_tower_fits_and_the_checkpoint_comes_back(make, size, tmp_path):
-    from encoders.backbones import build_backbone
-
-    torch.manual_seed(0)
-    backbone = tmp_path / "backbone"
-    build_backbone(make()).save_pretrained(backbone)
-    (backbone / "preprocessor_config.json").write_text(
-        json.dumps({"size": {"height": size, "width": size}, "do_center_crop": False, "resample": 2})
-    )
-    made = made_with(tiny(vision=str(backbone), image_size=size))
+@pytest.mark.parametrize("name", ["vit", "mobilenet"])
+def test_any_hugging_face_tower_fits_and_the_checkpoint_comes_back(name, tower, tmp_path):
+    found = tower(name)
+    made = made_with(tiny(vision=str(found.folder), image_size=found.size))
     made.model.save_pretrained(tmp_path / "whole")
     again = HiVLPModel.from_pretrained(tmp_path / "whole").eval()
-    picture = torch.randn(2, 1, 3, size, size)
+    picture = torch.randn(2, 1, 3, found.size, found.size)
     with torch.inference_mode():
         ours, theirs = made.model.visual_vectors(picture), again.visual_vectors(picture)
     for column in ("embedding_2", "embedding_4", "embedding"):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import MobileNetV2Config, ViTConfig
 
 from encoders.architectures.encoder import TrainedEncoder
 from encoders.architectures.loopitr import LoopITRModel, LoopITRObjective
@@ -53,12 +52,8 @@ def built():
 
 
 @pytest.fixture(scope="module")
-def encoder(built, tmp_path_factory) -> TrainedEncoder:
-    folder = tmp_path_factory.mktemp("loopitr")
-    built.model.save_pretrained(folder)
-    built.tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(built.spec)))
-    return TrainedEncoder(folder, dtype=torch.float32, device=CPU, fingerprint="f" * 64)
+def encoder(built, adapter) -> TrainedEncoder:
+    return adapter(built)
 
 
 def pixels(count: int, frames: int = 1, seed: int = 0) -> torch.Tensor:
@@ -302,57 +297,30 @@ def test_a_batch_of_one_picture_has_no_negatives_and_does_not_fail():
     assert losses["distillation"].item() == pytest.approx(0, abs=1e-6)
 
 
-def vit() -> dict:
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8
-    )
-    return {**config.to_diff_dict(), "model_type": "vit"}
-
-
-def mobilenet() -> dict:
-    config = MobileNetV2Config(image_size=32, depth_multiplier=0.1, finegrained_output=False)
-    return {**config.to_diff_dict(), "model_type": "mobilenet_v2"}
-
-
-@pytest.mark.parametrize(("make", "size"), [(vit, 16), (mobilenet, 32)])
-def test_any_hugging_face_tower_fits_and_the_checkpoint_needs_no_other(make, size, tmp_path):
+@pytest.mark.parametrize("name", ["vit", "mobilenet"])
+def test_any_hugging_face_tower_fits_and_the_checkpoint_needs_no_other(name, tower, tmp_path):
     from transformers import AutoModel
 
-    from encoders.backbones import build_backbone
-
-    torch.manual_seed(0)
-    backbone = tmp_path / "backbone"
-    tower = build_backbone(make())
-    tower.save_pretrained(backbone)
-    (backbone / "preprocessor_config.json").write_text(
-        json.dumps({"size": {"height": size, "width": size}, "do_center_crop": False, "resample": 2})
-    )
-    made = build(tiny(vision=str(backbone), image_size=size), WORDS)
+    found = tower(name)
+    made = build(tiny(vision=str(found.folder), image_size=found.size), WORDS)
     made.model.eval()
-    picture = torch.randn(2, 3, size, size)
+    picture = torch.randn(2, 3, found.size, found.size)
     with torch.inference_mode():
-        direct = AutoModel.from_pretrained(backbone).eval()(pixel_values=picture).last_hidden_state
+        direct = AutoModel.from_pretrained(found.folder).eval()(pixel_values=picture).last_hidden_state
         ours = made.model.backbone_features(picture)
     direct = direct.flatten(2).transpose(1, 2) if direct.ndim == 4 else direct
     torch.testing.assert_close(ours, direct, rtol=1e-5, atol=1e-5)
     assert ours.shape[1] == made.model.config.frame_tokens
     made.model.save_pretrained(tmp_path / "whole")
-    for file in backbone.iterdir():
+    for file in found.folder.iterdir():
         file.unlink()
     again = LoopITRModel.from_pretrained(tmp_path / "whole")
     for name, weight in made.model.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
 
 
-def test_stored_batch_statistics_stay_while_training(tmp_path):
-    from encoders.backbones import build_backbone
-
-    tower = build_backbone(mobilenet())
-    tower.save_pretrained(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(
-        json.dumps({"size": {"height": 32, "width": 32}, "do_center_crop": False, "resample": 2})
-    )
-    model = build(tiny(vision=str(tmp_path), image_size=32), WORDS).model.train()
+def test_stored_batch_statistics_stay_while_training(tower):
+    model = build(tiny(vision=str(tower("mobilenet").folder), image_size=32), WORDS).model.train()
     before = {name: value.clone() for name, value in model.vision.named_buffers()}
     model.backbone_features(torch.randn(4, 3, 32, 32))
     for name, value in model.vision.named_buffers():

@@ -1,17 +1,13 @@
 """One transformer read three ways: pairs, texts alone, pictures alone; the copy between stages; what may learn when."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from transformers import MobileNetV2Config, ViTConfig
 
-from encoders.architectures.encoder import TrainedEncoder
 from encoders.architectures.vldeformer import VLDeformerModel, VLDeformerObjective
 from encoders.base import DualEncoder, PairScorer
 from encoders.training.batches import Inputs, tokenise
-from encoders.training.build import build, preprocessor_config
+from encoders.training.build import build
 from encoders.training.stages import let_learn
 from schemas.configs import parse
 from schemas.errors import ModelError
@@ -356,17 +352,8 @@ def test_hidden_words_are_told_with_the_picture(masking):
 # As an encoder.
 
 
-@pytest.fixture(scope="module")
-def saved(built, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vldeformer")
-    built.model.save_pretrained(folder)
-    built.tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(built.spec)))
-    return folder
-
-
-def test_a_saved_checkpoint_is_both_sides_and_equals_the_network(built, saved):
-    encoder = TrainedEncoder(saved, dtype=torch.float32, device=CPU, fingerprint="f" * 64)
+def test_a_saved_checkpoint_is_both_sides_and_equals_the_network(built, adapter):
+    encoder = adapter(built)
     assert isinstance(encoder, DualEncoder)
     assert isinstance(encoder, PairScorer)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 4, 16, 16, 3), np.uint8))
@@ -388,33 +375,14 @@ def test_a_projection_narrows_the_vectors():
     assert built.model.text_vectors(*words_of(built))["embedding"].shape == (4, 8)
 
 
-def vit() -> dict:
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8
-    )
-    return {**config.to_diff_dict(), "model_type": "vit"}
-
-
-def mobilenet() -> dict:
-    config = MobileNetV2Config(image_size=32, depth_multiplier=0.1, finegrained_output=False)
-    return {**config.to_diff_dict(), "model_type": "mobilenet_v2"}
-
-
-@pytest.mark.parametrize(("make", "size"), [(vit, 16), (mobilenet, 32)])
-def test_any_hugging_face_tower_fits_in_both_networks_and_its_cached_features_are_its_pixels(make, size, tmp_path):
-    from encoders.backbones import build_backbone
-
-    torch.manual_seed(0)
-    tower = build_backbone(make())
-    tower.save_pretrained(tmp_path / "backbone")
-    (tmp_path / "backbone" / "preprocessor_config.json").write_text(
-        json.dumps({"size": {"height": size, "width": size}, "do_center_crop": False, "resample": 2})
-    )
-    model = made(vision=str(tmp_path / "backbone"), image_size=size)[0].model.eval()
+@pytest.mark.parametrize("name", ["vit", "mobilenet"])
+def test_any_hugging_face_tower_fits_in_both_networks_and_its_cached_features_are_its_pixels(name, tower, tmp_path):
+    found = tower(name)
+    model = made(vision=str(found.folder), image_size=found.size)[0].model.eval()
     for stream in (model.interaction.stream, model.twin):
-        for name, weight in tower.state_dict().items():
-            assert torch.equal(weight, stream.vision.state_dict()[name]), name
-    picture = torch.randn(2, 1, 3, size, size)
+        for key, weight in found.module.state_dict().items():
+            assert torch.equal(weight, stream.vision.state_dict()[key]), key
+    picture = torch.randn(2, 1, 3, found.size, found.size)
     with torch.inference_mode():
         features = model.backbone_features(picture[:, 0])[:, None]
         for see in (model.visual_cache, lambda visual: model.visual_vectors(visual)["embedding"]):
