@@ -80,11 +80,16 @@ class PairScorer(Protocol):
         """
         ...
 
-    def score(self, texts: Sequence[str], cache: torch.Tensor) -> np.ndarray:
+    def text_cache(self, texts: Sequence[str]) -> object | None:
+        """What of texts does not depend on a picture, for `score`; None if the model reads none without a picture."""
+        ...
+
+    def score(self, texts: Sequence[str], cache: torch.Tensor, text_cache: object | None = None) -> np.ndarray:
         """Match scores of B pairs, float32 (B,), higher is better, not bounded.
 
         Args:
           texts: B texts.
           cache: (B, V, C), row i belongs to text i.
+          text_cache: of these texts or of more; without it they are read again.
         """
         ...

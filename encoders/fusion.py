@@ -65,7 +65,17 @@ class FusionModel(RetrievalModel):  # type: ignore[no-untyped-call]
         cache_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See RetrievalModel; each text is read once."""
-        states = self.text_states(ids, mask)
+        return self.scores_of_states(self.text_states(ids, mask), mask, rows, cache, cache_mask)
+
+    def scores_of_states(
+        self,
+        states: torch.Tensor,
+        mask: torch.Tensor,
+        rows: torch.Tensor,
+        cache: torch.Tensor,
+        cache_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`pair_scores` of texts that have been read: states (T, L, W)."""
         return self.match_score(self.match_logits(self.fuse(states[rows], mask[rows], cache, cache_mask)))
 
     def fuse(

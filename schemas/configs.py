@@ -102,6 +102,7 @@ class Rerank(Config):
     beta: float | Literal["fit", "checkpoint"] = "fit"  # score = slow + beta * fast
     batch_items: Positive = 32  # pictures encoded at once
     batch_pairs: Positive = 256  # pairs scored at once
+    cached_texts: Annotated[int, Field(ge=0)] = 20_000  # a shard with no more reads each once; some 20 kB a text
 
 
 class Publish(Config):

@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerFast
 
 from encoders.architectures import model_class
 from encoders.base import Vectors
+from encoders.fusion import FusionModel
 from encoders.hf.weights import load_weights
 from encoders.pixels import normalise, read_spec
 from encoders.training.batches import tokenise
+from encoders.training.memo import TextMemo
 from schemas.errors import ModelError
 
 
@@ -60,11 +62,26 @@ class TrainedEncoder:
         return cache
 
     @torch.inference_mode()
-    def score(self, texts: Sequence[str], cache: torch.Tensor) -> np.ndarray:
+    def text_cache(self, texts: Sequence[str]) -> TextMemo | None:
+        """See encoders.base.PairScorer: states, where the slow side is fusion layers on a text tower."""
+        if not isinstance(self.model, FusionModel) or not texts:
+            return None
+        with self._tokenising:
+            return TextMemo(
+                self.model.text_states,
+                self.tokenizer,
+                texts,
+                max_words=self.max_words,
+                device=self.device,
+                dtype=self.dtype,
+            )
+
+    @torch.inference_mode()
+    def score(self, texts: Sequence[str], cache: torch.Tensor, text_cache: object | None = None) -> np.ndarray:
         """See encoders.base.PairScorer; a text that is given several times is tokenised, and may be read, once.
 
         Raises:
-          ModelError: numbers of texts and of cached pictures differ.
+          ModelError: numbers of texts and of cached pictures differ, or a text is not in its cache.
         """
         if len(texts) != len(cache):
             raise ModelError(f"score: expected as many texts as cached pictures, got {len(texts)} and {len(cache)}")
@@ -73,7 +90,11 @@ class TrainedEncoder:
         distinct = list(dict.fromkeys(texts))
         place = {text: row for row, text in enumerate(distinct)}
         rows = torch.tensor([place[text] for text in texts], device=self.device)
-        found = self.model.pair_scores(*self._tokenise(distinct), rows, cache.to(self.device, self.dtype))
+        (ids, mask), visual = self._tokenise(distinct), cache.to(self.device, self.dtype)
+        if isinstance(self.model, FusionModel) and isinstance(text_cache, TextMemo):
+            found = self.model.scores_of_states(text_cache.known(ids, mask), mask, rows, visual)
+        else:
+            found = self.model.pair_scores(ids, mask, rows, visual)
         scores: np.ndarray = found.float().cpu().numpy()
         with self._counting:
             self.pair_evaluations += len(texts)

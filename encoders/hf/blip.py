@@ -48,8 +48,17 @@ class BlipScorer:
         tokens = self.model.vision_model(pixel_values=values).last_hidden_state  # (B * F, P, C)
         return tokens.unflatten(0, tuple(pixels.shape[:2])).flatten(1, 2)
 
+    def text_cache(self, texts: Sequence[str]) -> None:  # noqa: ARG002
+        """None: every layer of the text tower looks at the picture."""
+        return
+
     @torch.inference_mode()
-    def score(self, texts: Sequence[str], cache: torch.Tensor) -> np.ndarray:
+    def score(
+        self,
+        texts: Sequence[str],
+        cache: torch.Tensor,
+        text_cache: object | None = None,  # noqa: ARG002
+    ) -> np.ndarray:
         """Log odds of a match, float32 (B,), of text i with row i of the cache (B, V, C).
 
         Raises:

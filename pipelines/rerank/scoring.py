@@ -112,6 +112,8 @@ class GroupScorer:
         self._scaling = embed.jpeg_scaling
         self._limits = DecodeLimits.of(embed)
         self._turn: AbstractContextManager[object] = nullcontext() if scorer.device.type == "cpu" else Lock()
+        distinct = list(dict.fromkeys(wanted.texts))
+        self._texts = scorer.text_cache(distinct) if len(distinct) <= rerank.cached_texts else None
 
     def __call__(self, group: Group) -> Scored:
         """Scores all pairs of the pictures that can be decoded.
@@ -179,7 +181,7 @@ class GroupScorer:
             texts = [self._wanted.texts[pair] for pair in pairs[some]]
             with self._turn:
                 chosen = cache.index_select(0, torch.from_numpy(owner[some]).to(cache.device))
-                scores[some] = self._scorer.score(texts, chosen)
+                scores[some] = self._scorer.score(texts, chosen, self._texts)
         self._refuse_bad(pairs, scores)
         return pairs, scores
 

@@ -192,6 +192,20 @@ def test_a_cached_row_can_be_stored_and_used_for_several_texts(name, scorer, tex
 
 
 @scorers
+def test_texts_can_be_read_beforehand(name, scorer, texts, pictures):
+    model = scorer(name)
+    cache = model.visual_cache(pictures(model.pixels, 5))
+    read = model.text_cache([*texts, "a boat"])
+    np.testing.assert_allclose(model.score(texts, cache, read), model.score(texts, cache), atol=5 * CLOSE)
+    before = model.pair_evaluations
+    model.score([texts[0]] * 5, cache, read)
+    assert model.pair_evaluations - before == 5
+    if read is not None:
+        with pytest.raises(ModelError, match="read before"):
+            model.score(["a horse"], cache[:1], read)
+
+
+@scorers
 def test_no_pairs_give_no_scores(name, scorer, pictures):
     model = scorer(name)
     assert model.score([], model.visual_cache(pictures(model.pixels, 1))[:0]).shape == (0,)

@@ -40,6 +40,7 @@ class ColourModel:
         self.device = device
         self.pair_evaluations = 0
         self.pictures = 0
+        self.texts_read = 0
         self.batches: list[int] = []
 
     def encode_text(self, texts) -> Vectors:
@@ -52,10 +53,15 @@ class ColourModel:
         self.pictures += len(pixels)
         return pixels.to(torch.float32).mean(dim=(1, 2, 3))[:, None] / 255
 
-    def score(self, texts, cache: torch.Tensor) -> np.ndarray:
+    def text_cache(self, texts) -> dict[str, np.ndarray]:
+        self.texts_read += len(texts)
+        return {text: colour_of(text) for text in texts}
+
+    def score(self, texts, cache: torch.Tensor, text_cache: dict[str, np.ndarray] | None = None) -> np.ndarray:
         self.pair_evaluations += len(texts)
         self.batches.append(len(texts))
-        wanted = np.stack([colour_of(text) for text in texts])
+        known = text_cache or self.text_cache(texts)
+        wanted = np.stack([known[text] for text in texts])
         return -np.linalg.norm(cache[:, 0].numpy() - wanted, axis=1).astype(np.float32)
 
 

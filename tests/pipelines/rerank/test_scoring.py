@@ -96,7 +96,7 @@ def test_content_that_is_not_of_the_modality_named_is_still_scored(model, colour
 
 
 def test_a_score_that_is_no_number_stops_the_job(model, colours, monkeypatch):
-    monkeypatch.setattr(type(model), "score", lambda self, texts, cache: np.full(len(texts), np.nan, np.float32))
+    monkeypatch.setattr(type(model), "score", lambda self, texts, *seen: np.full(len(texts), np.nan, np.float32))
     names = colours.colours(2)
     with pytest.raises(ModelError, match=f"{names[0]}: expected a finite score"):
         score_all(model, [colours.picture(name) for name in names], wanted_of(names, [1, 1]))

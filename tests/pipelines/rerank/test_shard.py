@@ -1,5 +1,6 @@
 """One shard's commit: bytes, skips, races and models that changed under way."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,19 @@ def test_the_number_of_lanes_changes_no_byte(task, model, recipe, lanes):
     assert Path(task.paths.data).read_bytes() == ours
 
 
+def test_each_text_of_a_shard_is_read_once_if_so_many_may_be_kept(task, model, recipe):
+    score(task, model, recipe)
+    ours, texts = read_table(task.paths.data), set(read_table(task.paths.pairs)["query_id"].to_pylist())
+    assert model.texts_read == len(texts) < task.pairs
+    for path in (task.paths.data, task.paths.rejects, task.paths.manifest):
+        Path(path).unlink()
+    model.texts_read = 0
+    few = replace(recipe, rerank=recipe.rerank.model_copy(update={"cached_texts": len(texts) - 1}))
+    score(task, model, few)
+    assert model.texts_read == task.pairs
+    assert read_table(task.paths.data).equals(ours)
+
+
 def test_a_committed_shard_is_not_scored_again(task, model, recipe):
     first = score(task, model, recipe)
     model.pair_evaluations = 0
@@ -74,12 +88,12 @@ def test_another_scorer_than_planned_is_refused(task, model, recipe):
 def test_a_race_that_is_lost_to_other_bytes_is_an_error(task, model, recipe, monkeypatch):
     honest = type(model).score
 
-    def slower(self, texts, cache):
+    def slower(self, texts, cache, *read):
         if not Path(task.paths.manifest).exists():  # another device commits while this one works
             monkeypatch.setattr(type(model), "score", lambda *a: honest(*a) + np.float32(1))
             score(task, model, recipe)
             monkeypatch.setattr(type(model), "score", slower)
-        return honest(self, texts, cache)
+        return honest(self, texts, cache, *read)
 
     monkeypatch.setattr(type(model), "score", slower)
     with pytest.raises(StaleError, match="another worker committed other bytes"):
