@@ -37,7 +37,7 @@ class Training:
       config: name in configs/train.
       steps: of the optimizer.
       settings: laid over the config.
-      initial: name of the training it begins from, or `builtin:<name>`.
+      initial: name of the training it begins from, or `builtin:<name>`; None: nothing, whatever the config says.
     """
 
     config: str
@@ -115,9 +115,8 @@ class Trained:
 
         one, out = TRAININGS[name], self.folder / f"{name}-{seed}"
         settings = [*one.settings, f"steps={one.steps}", f"seed={seed}", f"validation.every={one.steps}"]
-        if one.initial is not None:
-            own = one.initial in TRAININGS
-            settings.append(f"initial={self.train(one.initial, seed) if own else one.initial}")
+        begin = self.train(one.initial, seed) if one.initial in TRAININGS else one.initial or "null"
+        settings.append(f"initial={begin}")
         if not (out / "training.json").is_file():
             self.tell(f"training {name}, seed {seed}: {one.steps:,} steps of {one.config}")
         training_job.run(one.config, out=str(out), settings=settings, device="cpu", listener=Listener())
