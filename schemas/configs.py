@@ -230,9 +230,10 @@ def parse(model: type[ConfigType], value: Any, *, source: str) -> ConfigType:
             raise ConfigError(f"{source}: {where}: unknown key; allowed here: {', '.join(allowed)}") from None
         if first["type"] == "missing":
             raise ConfigError(f"{source}: {where}: missing") from None
-        raise ConfigError(
-            f"{source}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
-        ) from None
+        said = first["msg"].removeprefix("Value error, ")
+        found = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"  # of a section, it says what
+        at = f"{source}: {where}: " if where else f"{source}: "
+        raise ConfigError(f"{at}{said[0].lower()}{said[1:]}{found}") from None
 
 
 def _allowed(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -58,12 +58,12 @@ def run(
     command = "fastslow claims --only {} " + " ".join(f"--seeds {seed}" for seed in seeds)
     known = findings.read(out / "claims.json")
     found: dict[str, Finding] = {}
+    made = {"quick": quick, "galleries": _galleries(seeds), "machine": _machine()}
     for name, one in _decided(wanted, folder, quick=quick, seeds=seeds, models=models or {}, known=known):
         logger.info("%s: %s%s", name, one.verdict, f", {one.ours}" if one.ours else "")
         found[name] = replace(one, command=command.format(name))
-    made = {"quick": quick, "galleries": _galleries(seeds), "machine": _machine()}
-    findings.write(out / "claims.json", known | found, surroundings=made)
-    publish_bytes(render(known | found, made).encode(), str(out / "claims.md"))
+        findings.write(out / "claims.json", known | found, surroundings=made)
+        publish_bytes(render(known | found, made).encode(), str(out / "claims.md"))
     return found
 
 

@@ -29,6 +29,10 @@ def test_defaults_fill_what_is_not_said(tmp_path):
         ("index: {recal_target: 0.9}\n", r"index\.recal_target: unknown key; allowed here: .*recall_target"),
         ("index: {recall_target: 2}\n", r"index\.recall_target: input should be less than or equal to 1, got 2"),
         ("prepare: {kind: demo, image: 3}\n", r"prepare\.demo\.image: unknown key; allowed here: images, "),
+        (
+            "index: {shortlist: [3, 5]}\n",
+            r"yaml: index: shortlist: expected numbers that fall, coarse to fine, got \[3, 5\]$",
+        ),
         ("rerank: {depth: many}\n", r"rerank\.depth: input should be a valid integer.*got 'many'"),
     ],
 )
