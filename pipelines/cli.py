@@ -15,6 +15,7 @@ from rich.console import Console
 
 from pipelines import logs
 from schemas.errors import FastslowError
+from schemas.jobs import Job
 
 app = typer.Typer(
     name="fastslow",
@@ -42,12 +43,11 @@ STAGES = {
     "reindex": ("The whole job, doing only what changed: embed, index, rerank, evaluate, publish.", "demo"),
     "prepare": ("Makes or fetches the dataset's shards and query log.", "coco"),
     "embed": ("Embeds new and changed shards, and the query log.", "demo --encoder clip-vit-b32"),
-    "index": ("Builds and tunes the index, and finds every query's candidates.", "demo --set index.recall_target=0.99"),
     "rerank": ("Re-scores the candidates of every query with the slow side.", "demo --set rerank.depth=50"),
     "evaluate": ("Measures fast against reranked, and what each stage loses.", "demo --json"),
     "publish": ("Checks the gates, writes a generation and serves it.", "demo"),
 }
-"""Verb -> purpose, example. Each does what is missing before it, too; what is done is skipped."""
+"""Verb -> purpose, example; `index` is below. Each does what is missing before it, too; what is done is skipped."""
 
 
 @app.callback()
@@ -71,33 +71,67 @@ def _add(verb: str, purpose: str, example: str) -> None:
         dry_run: DryRun = False,
         as_json: Json = False,
     ) -> None:
-        from pipelines import tables
         from pipelines.jobs import resolve_job
-        from pipelines.reindex import job as reindex
 
-        job = resolve_job(
-            dataset,
-            root=root,
-            shards=shards or (),
-            queries=queries,
-            encoder=encoder,
-            scorer=scorer,
-            settings=settings or (),
-            beam_args=beam_args or (),
-        )
-        if dry_run:
-            steps = reindex.plan(job, until=verb)  # type: ignore[arg-type]
-            _show([step.as_dict() for step in steps], tables.plan_table(job.dataset.name, steps), as_json=as_json)
-        else:
-            summary = reindex.run(job, until=verb)  # type: ignore[arg-type]
-            _show(summary.as_dict(), tables.summary_table(summary), as_json=as_json)
+        given: dict[str, Any] = {"shards": shards or (), "settings": settings or (), "beam_args": beam_args or ()}
+        job = resolve_job(dataset, root=root, queries=queries, encoder=encoder, scorer=scorer, **given)
+        _run(job, verb, dry_run=dry_run, as_json=as_json)
 
     command.__doc__ = f"{purpose}\n\nExample: [bold]fastslow {verb} {example}[/bold]"
     app.command(name=verb)(command)
 
 
+def _run(job: Job, verb: Any, *, dry_run: bool, as_json: bool) -> None:
+    from pipelines import tables
+    from pipelines.reindex import job as reindex
+
+    if dry_run:
+        steps = reindex.plan(job, until=verb)
+        _show([step.as_dict() for step in steps], tables.plan_table(job.dataset.name, steps), as_json=as_json)
+    else:
+        summary = reindex.run(job, until=verb)
+        _show(summary.as_dict(), tables.summary_table(summary), as_json=as_json)
+
+
 for _verb, (_purpose, _example) in STAGES.items():
     _add(_verb, _purpose, _example)
+
+
+@app.command()
+def index(
+    dataset: Dataset,
+    beam_args: BeamArgs = None,
+    root: Root = "build",
+    shards: Shards = None,
+    queries: QueryLog = None,
+    encoder: Encoder = None,
+    settings: Settings = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print the kind of index and what it costs; build none.")
+    ] = False,
+    rows: Annotated[int | None, typer.Option(min=1, help="With --plan: vectors; default: those embedded.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="With --plan: numbers a vector, likewise.")] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Builds and tunes the index, and finds every query's candidates.
+
+    Example: [bold]fastslow index demo --set index.recall_target=0.99[/bold]
+
+    What a larger one would take: [bold]fastslow index demo --plan --rows 100000000 --width 512[/bold]
+    """
+    from pipelines import tables
+    from pipelines.jobs import resolve_job
+
+    given: dict[str, Any] = {"shards": shards or (), "settings": settings or (), "beam_args": beam_args or ()}
+    job = resolve_job(dataset, root=root, queries=queries, encoder=encoder, **given)
+    if plan:
+        from pipelines.reindex.job import estimate_index
+
+        found = estimate_index(job, rows=rows, width=width)
+        _show(found._asdict(), tables.estimate_table(found), as_json=as_json)
+    else:
+        _run(job, "index", dry_run=dry_run, as_json=as_json)
 
 
 @app.command()

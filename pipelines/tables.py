@@ -15,6 +15,7 @@ from schemas.manifests import LevelsEntry
 if TYPE_CHECKING:  # the measuring libraries are slow to load
     from pipelines.claims.findings import Finding
     from pipelines.claims.papers import Claim
+    from pipelines.index.estimate import Estimate
 
 _VERDICTS = {"holds": "green", "does not hold": "red", "not tested": "dim"}
 _STATES = {"done": "green", "to do": "yellow", "after": "dim"}
@@ -27,6 +28,24 @@ def plan_table(dataset: str, steps: Sequence[Step]) -> Table:
         table.add_column(name)
     for step in steps:
         table.add_row(step.stage, Text(step.state, style=_STATES[step.state]), step.detail)
+    return table
+
+
+def estimate_table(found: "Estimate") -> Table:
+    """What an index would be and cost."""
+    from pipelines.index.proposal import human
+
+    title = f"index of {found.rows:,} vectors of width {found.dim}: nothing is built"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
+    table.add_column("what", style="dim")
+    table.add_column("value")
+    table.add_row("kind", found.key)
+    table.add_row("why", found.reason)
+    table.add_row("serving", f"{human(found.serving_bytes)} of memory")
+    table.add_row("building", f"{human(found.build_bytes)} of memory, {human(found.disk_bytes)} of disk")
+    if found.train_macs:
+        spent = f"about {found.train_seconds:,.0f} s of k-means on this machine"
+        table.add_row("training", f"{found.train_rows:,} vectors, {spent}")
     return table
 
 

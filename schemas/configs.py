@@ -78,10 +78,10 @@ class Index(Config):
 
     key: str = "auto"  # a FAISS factory string, or "auto": autofaiss proposes
     max_memory: str = "4GB"  # of the serving process
-    build_memory: str = "16GB"  # of the machine that builds; a build that needs more is refused before it starts
+    build_memory: str = "16GB"  # of the machine that builds: bounds the training sample; what needs more is refused
     recall_target: Annotated[float, Field(gt=0, le=1)] = 0.95  # recall@k against exact search, on text queries
     recall_k: Positive = 10
-    train_rows: Positive | None = None  # null: autofaiss's heuristic
+    train_rows: Positive | None = None  # null: autofaiss's heuristic, within build_memory
     seed: int = 0
     levels: Literal["auto", "finest", "coarse_to_fine"] = "auto"  # auto: coarse to fine if the encoder has levels
     shortlist: tuple[Positive, ...] | None = None  # K_m of coarse to fine; null: a tenth, a fiftieth, ... of the items

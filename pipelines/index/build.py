@@ -6,10 +6,11 @@ that, so graphs are built on one thread.
 """
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,38 +25,78 @@ log = logging.getLogger(__name__)
 CODEBOOK_ROWS = 10_000
 """Least sample for a quantizer: 256 centroids x 39 points, below which FAISS warns."""
 
+POINTS_A_LIST = 39
+"""FAISS's `min_points_per_centroid`."""
+
+TRAINING_BYTES = 10
+"""Of a number of the sample: itself, its transformed copy, scratch."""
+
 MAX_ROWS_WITHOUT_LISTS = 65_536
 """Sample for kinds without inverted lists: FAISS uses at most 256 points for each of 256 centroids."""
 
 
-def training_rows(key: str, rows: int, config: Index) -> int:
-    """Vectors to train on: `config.train_rows`, else autofaiss's heuristic (100 for each list)."""
-    from autofaiss.external.optimize import get_optimal_train_size
+def training_rows(proposal: Proposal, rows: int, dim: int, config: Index) -> int:
+    """Vectors to train on: `config.train_rows`, else autofaiss's heuristic (100 for each list).
 
+    The heuristic gives way where the sample does not fit into `config.build_memory` beside the index, down to the 39
+    for each list below which FAISS warns.
+    """
     if config.train_rows is not None:
         return min(config.train_rows, rows)
+    advised = min(rows, _advised(proposal.key, rows))
+    room = parse_bytes(config.build_memory, what="index.build_memory") - proposal.estimated_bytes
+    lists = re.search(r"IVF(\d+)", proposal.key)
+    least = max(CODEBOOK_ROWS, POINTS_A_LIST * int(lists[1]) if lists else 0)
+    return min(advised, max(least, int(room // (TRAINING_BYTES * dim))))
+
+
+def _advised(key: str, rows: int) -> int:
+    from autofaiss.external.optimize import get_optimal_train_size
+
     if "IVF" not in key and "IMI" not in key:
-        return min(rows, MAX_ROWS_WITHOUT_LISTS)
+        return MAX_ROWS_WITHOUT_LISTS
     with quiet_autofaiss():
         # No memory is passed: the result must not depend on the machine.
-        advised = int(get_optimal_train_size(rows, key, None, None))
-    return min(rows, max(advised, CODEBOOK_ROWS))
+        return max(int(get_optimal_train_size(rows, key, None, None)), CODEBOOK_ROWS)
 
 
-def refuse_too_little_memory(plan: IndexPlan, proposal: Proposal, train_rows: int, config: Index) -> None:
-    """Checks `config.build_memory` before any long work.
+class BuildBytes(NamedTuple):
+    """Memory of a build: the index, and the larger of the training sample and one part."""
+
+    filled: int
+    training: int
+    part: int
+
+    @property
+    def total(self) -> int:
+        """At most in use at once."""
+        return self.filled + max(self.training, self.part)
+
+
+def build_bytes(proposal: Proposal, dim: int, *, train_rows: int, part_rows: int) -> BuildBytes:
+    """What a build takes.
+
+    Args:
+      part_rows: of the largest part.
+    """
+    return BuildBytes(
+        filled=proposal.estimated_bytes,
+        training=train_rows * dim * TRAINING_BYTES,
+        part=part_rows * dim * (2 + 4),  # float16 as read, float32 as used
+    )
+
+
+def refuse(needed: BuildBytes, proposal: Proposal, rows: int, dim: int, config: Index) -> None:
+    """Holds a build against `config.build_memory`, before any long work.
 
     Raises:
       IndexBuildError: says what the build would need.
     """
     cap = parse_bytes(config.build_memory, what="index.build_memory")
-    part = max(m.data.rows for m in plan.parts) * plan.dim * (2 + 4)  # float16 as read, float32 as used
-    training = int(train_rows * plan.dim * 4 * 2.5)  # the sample, its transformed copy, scratch
-    needed = proposal.estimated_bytes + max(part, training)
-    if needed > cap:
+    if needed.total > cap:
         raise IndexBuildError(
-            f"building {proposal.key!r} over {plan.rows} vectors of width {plan.dim} needs about {human(needed)} "
-            f"(index {human(proposal.estimated_bytes)}, training sample {human(training)}, part {human(part)}): "
+            f"building {proposal.key!r} over {rows} vectors of width {dim} needs about {human(needed.total)} "
+            f"(index {human(needed.filled)}, training sample {human(needed.training)}, part {human(needed.part)}): "
             f"index.build_memory is {human(cap)}; raise it, lower index.train_rows or index.max_memory, or make "
             "smaller shards"
         )

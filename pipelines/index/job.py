@@ -59,8 +59,10 @@ def _make(job: Job, plan: IndexPlan, folder: Path) -> IndexManifest:
 
     config = job.dataset.index
     proposal = propose(plan.rows, plan.dim, config)
-    train_rows = build.training_rows(proposal.key, plan.rows, config)
-    build.refuse_too_little_memory(plan, proposal, train_rows, config)
+    train_rows = build.training_rows(proposal, plan.rows, plan.dim, config)
+    part_rows = max(part.data.rows for part in plan.parts)
+    needed = build.build_bytes(proposal, plan.dim, train_rows=train_rows, part_rows=part_rows)
+    build.refuse(needed, proposal, plan.rows, plan.dim, config)
     for level, dim in zip(plan.levels, plan.dims, strict=True):
         parts.check(plan.part_urls, dim=dim, level=level)
     log.info("building %s: %s", proposal.key, proposal.reason)

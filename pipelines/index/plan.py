@@ -125,9 +125,9 @@ def levels_of(dims: Mapping[str, int], config: Index) -> tuple[str, ...]:
 
 
 def promise(config: Index, levels: Sequence[str] = (LEVEL,)) -> dict[str, Any]:
-    """What of the index config can change a byte: `build_memory` only refuses, `levels` has decided the levels."""
+    """What of the index config can change a byte; `levels` has decided the levels."""
     flat = {"shortlist"} if len(levels) == 1 else set()
-    return config.model_dump(mode="json", exclude={"build_memory", "levels"} | flat)
+    return config.model_dump(mode="json", exclude={"levels"} | flat)
 
 
 def pending(plan: IndexPlan) -> bool:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.embed import job as embed
 from pipelines.embed import plan as embed_plan
@@ -25,8 +25,12 @@ from pipelines.reindex.summary import Step, Summary
 from pipelines.rerank import job as rerank
 from schemas.commits import exists
 from schemas.digests import digest_value
+from schemas.errors import InputError
 from schemas.jobs import Job
 from schemas.manifests import EmbeddingManifest, Generation, IndexManifest, embedding_set_digest
+
+if TYPE_CHECKING:
+    from pipelines.index.estimate import Estimate
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +90,31 @@ def plan(job: Job, *, until: Stage = "reindex") -> list[Step]:
             continue
         steps.append(_look(stage, state))
     return steps
+
+
+def estimate_index(job: Job, *, rows: int | None = None, width: int | None = None) -> "Estimate":
+    """What the index would be and cost: of what is embedded, or of `rows` vectors of a width.
+
+    Raises:
+      InputError: not all shards are embedded, and rows or width are not given.
+      ConfigError, IndexBuildError: as `estimate.estimate`.
+    """
+    from pipelines.index.estimate import PART_ROWS, estimate
+
+    if rows is not None and width is not None:
+        return estimate(rows, width, job.dataset.index, part_rows=min(rows, PART_ROWS))
+    if prepare.pending(job):
+        raise InputError(f"{job.dataset.name} is not prepared; run fastslow embed, or give --rows and --width")
+    todo = embed_plan.plan(job, prepare.run(job).shards)
+    if todo.pending:
+        raise InputError(
+            f"{len(todo.pending)} of {len(todo.shards)} shards are not embedded; run fastslow embed, or give --rows "
+            "and --width"
+        )
+    parts = [EmbeddingManifest.read(shard.paths.manifest) for shard in todo.shards]
+    level = index_plan.levels_of(parts[0].dims, job.dataset.index)[0]
+    found = [part.data.rows for part in parts]
+    return estimate(rows or sum(found), width or parts[0].dims[level], job.dataset.index, part_rows=max(found))
 
 
 def _look(stage: Stage, state: Run) -> Step:

@@ -49,6 +49,16 @@ def test_a_dry_run_of_a_stage_prints_the_plan_and_writes_nothing(verb, tmp_path)
     assert files(tmp_path) == []
 
 
+def test_the_cost_of_an_index_is_told_without_building_it(tmp_path):
+    asked = ["index", "demo", "--root", str(tmp_path), "--plan", "--rows", "1000000", "--width", "64", "--json"]
+    done = fastslow(*asked)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["rows"], told["dim"]) == (1_000_000, 64)
+    assert told["serving_bytes"] > 1_000_000 * 8
+    assert files(tmp_path) == []
+
+
 def test_a_dry_run_of_training_prints_the_config_and_writes_nothing(tmp_path):
     done = fastslow("train", "demo-loopitr", "--out", str(tmp_path / "out"), "--set", "steps=7", "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -64,6 +74,7 @@ def test_a_dry_run_of_training_prints_the_config_and_writes_nothing(tmp_path):
         (["reindex", "demo", "--set", "rerank.depht=3"], 2, "rerank.depht: unknown key; allowed here: "),
         (["reindex", "flickr8k"], 2, "checkpoints/flickr8k-loopitr"),
         (["reindex", "demo", "--shards", "no/such-{000..001}.tar"], 1, "no/such-"),
+        (["index", "demo", "--root", "nowhere", "--plan"], 1, "give --rows and --width"),
         (["search", "demo", "a cat", "--root", "nowhere"], 1, "demo"),
         (["train", "flickr8k-loopitr", "--out", "nowhere"], 1, "--shards"),
         (["nonsense"], 2, "nonsense"),

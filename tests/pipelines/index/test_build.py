@@ -7,7 +7,7 @@ import pytest
 from pipelines.index import build
 from pipelines.index.parts import Parts
 from pipelines.index.plan import plan_index
-from pipelines.index.proposal import propose
+from pipelines.index.proposal import Proposal, propose
 from schemas.configs import Index
 from schemas.errors import IndexBuildError
 
@@ -19,7 +19,8 @@ def built(world, key, **settings):
     plan = plan_index(job, world.parts, world.queries_url)
     config = job.dataset.index
     proposal = propose(plan.rows, plan.dim, config)
-    return build.build(plan, proposal, train_rows=build.training_rows(key, plan.rows, config), seed=config.seed)
+    train_rows = build.training_rows(proposal, plan.rows, plan.dim, config)
+    return build.build(plan, proposal, train_rows=train_rows, seed=config.seed)
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -50,11 +51,16 @@ def test_the_seed_changes_the_clusters(world):
 
 
 def test_training_rows_follow_autofaiss_unless_set():
-    assert build.training_rows("IVF512,Flat", 10**6, Index()) == 51_200
-    assert build.training_rows("IVF16,PQ8", 10**6, Index()) == build.CODEBOOK_ROWS
-    assert build.training_rows("IVF16,PQ8", 700, Index()) == 700
-    assert build.training_rows("IVF16,PQ8", 10**6, Index(train_rows=123)) == 123
-    assert build.training_rows("PQ8", 10**6, Index()) == build.MAX_ROWS_WITHOUT_LISTS
+    def rows_for(key: str, rows: int = 10**6, **settings) -> int:
+        return build.training_rows(Proposal(key, "test", 10**6), rows, 64, Index(**settings))
+
+    assert rows_for("IVF512,Flat") == 51_200
+    assert rows_for("IVF16,PQ8") == build.CODEBOOK_ROWS
+    assert rows_for("IVF16,PQ8", 700) == 700
+    assert rows_for("IVF16,PQ8", train_rows=123) == 123
+    assert rows_for("PQ8") == build.MAX_ROWS_WITHOUT_LISTS
+    assert rows_for("IVF512,Flat", build_memory="25M") == (25 * 2**20 - 10**6) // 640
+    assert rows_for("IVF512,Flat", build_memory="2M") == 39 * 512  # FAISS warns of fewer; the build is refused then
 
 
 def test_more_lists_than_rows_is_a_clear_error(world):
@@ -66,9 +72,10 @@ def test_a_build_beyond_its_memory_is_refused_with_what_it_needs(world):
     plan = plan_index(world.job, world.parts, world.queries_url)
     config = Index(build_memory="10KB")
     proposal = propose(plan.rows, plan.dim, Index(key="Flat"))
+    needed = build.build_bytes(proposal, plan.dim, train_rows=600, part_rows=600)
     with pytest.raises(IndexBuildError, match=r"needs about .*index.build_memory is 10KB"):
-        build.refuse_too_little_memory(plan, proposal, 600, config)
-    build.refuse_too_little_memory(plan, proposal, 600, Index())
+        build.refuse(needed, proposal, plan.rows, plan.dim, config)
+    build.refuse(needed, proposal, plan.rows, plan.dim, Index())
 
 
 def test_filling_does_not_depend_on_what_the_trainer_leaves_of_threads(world):

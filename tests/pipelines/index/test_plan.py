@@ -16,9 +16,8 @@ def test_the_name_depends_on_content_and_config_and_not_on_order(world):
     assert plan.dim == 16
     assert pending(plan)
     assert plan_index(world.job, world.parts[::-1], world.queries_url) == plan
-    assert plan_index(world.with_index(build_memory="1TB"), world.parts, world.queries_url).digest == plan.digest
-    for other in (world.with_index(seed=1), world.with_index(recall_target=0.9), world.with_index(key="Flat")):
-        assert plan_index(other, world.parts, world.queries_url).digest != plan.digest
+    for other in ({"seed": 1}, {"recall_target": 0.9}, {"key": "Flat"}, {"build_memory": "1TB"}):
+        assert plan_index(world.with_index(**other), world.parts, world.queries_url).digest != plan.digest
     assert plan_index(world.job, world.parts[:2], world.queries_url).digest != plan.digest
 
 

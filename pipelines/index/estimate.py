@@ -1,0 +1,137 @@
+"""What an index would be and cost, from numbers alone: kind, memory, disk, rows and seconds of training.
+
+Bytes are those of FAISS's own structures. Seconds are the multiply-adds of k-means divided by what this machine does
+of them in a fifth of a second: an order of magnitude, to choose by and not to promise.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipelines.index.build import build_bytes, refuse, training_rows
+from pipelines.index.proposal import Proposal, empty_index, propose
+from schemas.configs import Index
+
+CALIBRATION_S = 0.2
+
+PART_ROWS = 10_000
+"""Of the largest part, where there are none yet."""
+
+
+class Estimate(NamedTuple):
+    """An index that has not been built.
+
+    Attributes:
+      rows, dim: of the vectors.
+      key, reason: the kind and why.
+      train_rows: drawn from all of them.
+      serving_bytes: of the index in memory.
+      build_bytes: of the process that merges it, at most.
+      disk_bytes: of the index, its parts and the trained index, which stay beside each other.
+      train_macs: multiply-adds of k-means.
+      train_seconds: on this machine, by all its threads.
+    """
+
+    rows: int
+    dim: int
+    key: str
+    reason: str
+    train_rows: int
+    serving_bytes: int
+    build_bytes: int
+    disk_bytes: int
+    train_macs: int
+    train_seconds: float
+
+
+def estimate(rows: int, dim: int, config: Index, *, part_rows: int) -> Estimate:
+    """The index of `rows` vectors of width `dim`.
+
+    Args:
+      part_rows: of the largest embedding part.
+
+    Raises:
+      ConfigError: the key or a size in the config cannot be understood.
+      IndexBuildError: nothing fits into `max_memory` or `build_memory`; says how much would do.
+    """
+    proposal = propose(rows, dim, config)
+    train_rows = training_rows(proposal, rows, dim, config)
+    needed = build_bytes(proposal, dim, train_rows=train_rows, part_rows=part_rows)
+    refuse(needed, proposal, rows, dim, config)
+    macs = train_macs(proposal.key, dim, train_rows)
+    return Estimate(
+        rows=rows,
+        dim=dim,
+        key=proposal.key,
+        reason=proposal.reason,
+        train_rows=train_rows,
+        serving_bytes=proposal.estimated_bytes,
+        build_bytes=needed.total,
+        disk_bytes=disk_bytes(proposal),
+        train_macs=macs,
+        train_seconds=macs / macs_a_second(dim) if macs else 0.0,
+    )
+
+
+def disk_bytes(proposal: Proposal) -> int:
+    """Of the index and, where it is filled part by part, of the parts, which hold the same codes and ids again."""
+    return proposal.estimated_bytes * (2 if "IVF" in proposal.key else 1)
+
+
+def train_macs(key: str, dim: int, rows: int) -> int:
+    """Multiply-adds of the distances that k-means computes: iterations x rows x centroids x width.
+
+    Source: FAISS's defaults, `ClusteringParameters.niter` of each part; `OPQMatrix.niter` rotations, each followed by
+    `niter_pq` iterations (`niter_pq_0` the first time). https://github.com/facebookresearch/faiss
+
+    Raises:
+      ConfigError: FAISS does not know the key.
+    """
+    return _macs_of(empty_index(key, dim), rows)
+
+
+def _macs_of(index: Any, rows: int) -> int:
+    import faiss
+
+    whole = faiss.downcast_index(index)
+    if isinstance(whole, faiss.IndexIDMap):
+        return _macs_of(whole.index, rows)
+    if isinstance(whole, faiss.IndexPreTransform):
+        links = (faiss.downcast_VectorTransform(whole.chain.at(i)) for i in range(whole.chain.size()))
+        return sum(_rotation_macs(link, rows) for link in links) + _macs_of(whole.index, rows)
+    total = 0
+    if isinstance(whole, faiss.IndexIVF):
+        used = min(rows, whole.nlist * whole.cp.max_points_per_centroid)
+        total += whole.cp.niter * used * whole.nlist * whole.d
+    quantizer = getattr(whole, "pq", None)
+    if quantizer is not None:
+        total += quantizer.cp.niter * min(rows, quantizer.ksub * 256) * quantizer.ksub * quantizer.d
+    return total
+
+
+def _rotation_macs(link: Any, rows: int) -> int:
+    import faiss
+
+    if not isinstance(link, faiss.OPQMatrix):
+        return 0
+    iterations = link.niter_pq_0 + (link.niter - 1) * link.niter_pq
+    used, width = min(rows, link.max_train_points), link.d_out
+    macs: int = iterations * used * 256 * width + link.niter * 2 * used * link.d_in * width
+    return macs
+
+
+def macs_a_second(dim: int) -> float:
+    """Of FAISS's assignment to centroids, on this machine, by all its threads."""
+    import faiss
+
+    rng = np.random.default_rng(0)
+    rows, centroids = rng.random((4096, dim), np.float32), rng.random((1024, dim), np.float32)
+    index = faiss.IndexFlatL2(dim)
+    index.add(centroids)
+    index.search(rows, 1)
+    started, rounds = time.perf_counter(), 0
+    while time.perf_counter() - started < CALIBRATION_S:
+        index.search(rows, 1)
+        rounds += 1
+    return rounds * len(rows) * len(centroids) * dim / (time.perf_counter() - started)

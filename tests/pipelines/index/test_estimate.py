@@ -1,0 +1,52 @@
+"""What an index would cost, against counts by hand and against the index that is really built."""
+
+import faiss
+import numpy as np
+import pytest
+
+from pipelines.index import build
+from pipelines.index.estimate import estimate, train_macs
+from pipelines.index.proposal import propose
+from schemas.configs import Index
+from schemas.errors import IndexBuildError
+
+
+@pytest.mark.parametrize(
+    ("key", "rows", "macs"),
+    [
+        ("Flat", 1000, 0),
+        ("IVF16,Flat", 1000, 10 * 1000 * 16 * 32),
+        ("IVF16,Flat", 10_000, 10 * 4096 * 16 * 32),  # no more than 256 for each list
+        ("PQ4", 1000, 25 * 1000 * 256 * 32),
+        ("IVF16,PQ4", 1000, 10 * 1000 * 16 * 32 + 25 * 1000 * 256 * 32),
+        ("OPQ4_16,IVF16,PQ4", 1000, 1000 * 16 * ((40 + 49 * 4) * 256 + 50 * 2 * 32 + 10 * 16 + 25 * 256)),
+    ],
+)
+def test_the_work_of_k_means_is_counted(key, rows, macs):
+    assert train_macs(key, 32, rows) == macs
+
+
+def test_an_estimate_is_near_the_index_that_is_built():
+    vectors = np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float32)
+    found = estimate(20_000, 64, Index(max_memory="2MB"), part_rows=1000)
+    index = faiss.index_factory(64, found.key, faiss.METRIC_INNER_PRODUCT)
+    build.train(index, vectors[: found.train_rows], key=found.key, seed=0)
+    index.add(vectors)
+    assert len(faiss.serialize_index(index)) == pytest.approx(found.serving_bytes, rel=0.1)
+    assert found.disk_bytes == 2 * found.serving_bytes
+    assert found.train_seconds > 0
+
+
+def test_the_sample_is_what_the_builder_has_room_for():
+    config = Index(max_memory="4GB", build_memory="16GB")
+    found = estimate(100_000_000, 512, config, part_rows=10_000)
+    assert found.build_bytes <= 16 << 30
+    assert (
+        39 * 65_536
+        < found.train_rows
+        < build.training_rows(
+            propose(100_000_000, 512, config), 100_000_000, 512, config.model_copy(update={"build_memory": "1TB"})
+        )
+    )
+    with pytest.raises(IndexBuildError, match=r"index.build_memory is 12GB; raise it"):
+        estimate(100_000_000, 512, config.model_copy(update={"build_memory": "12GB"}), part_rows=10_000)
