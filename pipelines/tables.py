@@ -68,7 +68,7 @@ def summary_table(summary: Summary) -> Group:
         )
         table.add_row("index", f"{built.key} {built.parameters}".rstrip())
         if built.levels:
-            table.add_row("coarse to fine", _levels(built.levels))
+            table.add_row("refined" if built.levels.refined else "coarse to fine", _levels(built.levels))
     if summary.seconds:
         parts = ", ".join(f"{stage} {value:.1f}" for stage, value in summary.seconds.items())
         table.add_row("seconds", f"{sum(summary.seconds.values()):.1f}: {parts}")
@@ -79,6 +79,8 @@ def summary_table(summary: Summary) -> Group:
 
 def _levels(levels: LevelsEntry) -> str:
     """Widths, the items kept after each, and what that saves."""
+    if levels.refined:
+        return f"whole vectors order the {levels.shortlist[0]:,} best; without them recall {levels.coarse_recall:.3f}"
     kept = ", ".join(f"{width} keeps {count:,}" for width, count in zip(levels.dims, levels.shortlist, strict=False))
     saved = levels.flat_macs / levels.macs
     return f"width {kept}, {levels.dims[-1]} orders them; {saved:.1f} times fewer multiply-adds"

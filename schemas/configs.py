@@ -85,6 +85,7 @@ class Index(Config):
     seed: int = 0
     levels: Literal["auto", "finest", "coarse_to_fine"] = "auto"  # auto: coarse to fine if the encoder has levels
     shortlist: tuple[Positive, ...] | None = None  # K_m of coarse to fine; null: a tenth, a fiftieth, ... of the items
+    refine: bool = False  # behind compressed vectors: whole ones, mapped from a file, order the best of them
 
     @model_validator(mode="after")
     def _shortlist_narrows(self) -> Self:
@@ -92,6 +93,8 @@ class Index(Config):
             raise ValueError(f"shortlist: expected numbers that fall, coarse to fine, got {list(self.shortlist)}")
         if self.shortlist is not None and self.levels == "finest":
             raise ValueError("shortlist: there is none where levels is 'finest'")
+        if self.refine and self.levels == "coarse_to_fine":
+            raise ValueError("refine: coarse to fine orders by whole vectors already; leave one of them out")
         return self
 
 

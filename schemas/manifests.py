@@ -197,7 +197,8 @@ class LevelsEntry(BaseModel):
     """Coarse-to-fine search: what lies beside the index, and what it promises.
 
     Attributes:
-      columns: vector columns, coarse to fine; the first is in the index, the last orders the answers.
+      columns: vector columns, coarse to fine; the first is in the index, the last orders the answers. The same twice:
+        compressed in the index, whole beside it.
       dims: their widths, d_m.
       shortlist: items kept after each level but the last, K_m.
       coarse_recall: recall@`recall_k` of the index alone, against exact search at its own level.
@@ -216,6 +217,11 @@ class LevelsEntry(BaseModel):
     flat_macs: int
     ids: FileEntry
     vectors: tuple[FileEntry, ...]
+
+    @property
+    def refined(self) -> bool:
+        """Whether whole vectors order what the index finds among compressed ones of the same level."""
+        return self.columns[0] == self.columns[-1]
 
 
 class IndexManifest(Manifest):

@@ -184,11 +184,10 @@ def _index(state: Published) -> IndexFacts:
 
     manifest = state.index
     tuning, times = read_tuning(state.url(state.generation.index))
-    text = tuple(CurvePoint(p.parameters, p.recall, times[p.parameters]) for p in tuning.curve)
+    chosen = tuning.chosen_label or tuning.chosen
+    text = tuple(CurvePoint(p.label, p.recall, times[p.label]) for p in tuning.curve)
     image = tuple(
-        CurvePoint(p.parameters, p.image_recall, times[p.parameters])
-        for p in tuning.curve
-        if p.image_recall is not None
+        CurvePoint(p.label, p.image_recall, times[p.label]) for p in tuning.curve if p.image_recall is not None
     )
     return IndexFacts(
         key=manifest.key,
@@ -199,13 +198,14 @@ def _index(state: Published) -> IndexFacts:
         recall_k=manifest.recall_k,
         recall_target=manifest.recall_target,
         size_bytes=manifest.data.size_bytes,
-        curves=(Curve("text queries", text, tuning.chosen), Curve("image queries", image, tuning.chosen)),
+        curves=(Curve("text queries", text, chosen), Curve("image queries", image, chosen)),
         levels=_levels(manifest.levels) if manifest.levels else None,
     )
 
 
 def _levels(levels: LevelsEntry) -> LevelFacts:
     return LevelFacts(
+        refined=levels.refined,
         dims=levels.dims,
         shortlist=levels.shortlist,
         coarse_recall=levels.coarse_recall,

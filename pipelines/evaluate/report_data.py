@@ -90,6 +90,7 @@ class Curve:
 class LevelFacts:
     """Coarse-to-fine search; see schemas.manifests.LevelsEntry."""
 
+    refined: bool
     dims: tuple[int, ...]
     shortlist: tuple[int, ...]
     coarse_recall: float

@@ -103,7 +103,7 @@ def run(job: Job, embed: Sequence[str], index_manifest_url: str, queries_manifes
 
     folder = queries_manifest_url.rsplit("/", 1)[0]
     levels = plan.built.levels.columns if plan.built.levels else (LEVEL,)
-    table = read_table(f"{folder}/{plan.queries.data.name}", ["query_id", *levels])
+    table = read_table(f"{folder}/{plan.queries.data.name}", ["query_id", *dict.fromkeys(levels)])
     scores, ids = _best(plan, embed, index_manifest_url, [vectors(table.column(level)) for level in levels])
     url = f"{plan.folder}/candidates.parquet"
     _write(url, table.column("query_id").to_pylist(), scores, ids)

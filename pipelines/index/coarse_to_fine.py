@@ -40,7 +40,8 @@ class Levels:
 
     Attributes:
       ids: int64 (N,), rising.
-      vectors: float32 (N, d_m) of each level above the first, coarse to fine, in the order of `ids`; L2 norm 1.
+      vectors: float32 or float16 (N, d_m) of each level above the first, coarse to fine, in the order of `ids`; L2
+        norm 1.
     """
 
     ids: np.ndarray
@@ -75,8 +76,8 @@ class Levels:
           Exact finest scores float32 (k,), falling, and ids int64 (k,); fewer where `rows` are.
         """
         for vectors, query, count in zip(self.vectors[:-1], queries[:-1], keep, strict=True):
-            rows = rows[nearest_rows(vectors.take(rows, axis=0), query, count)]
-        finest = self.vectors[-1].take(rows, axis=0)
+            rows = rows[nearest_rows(_gathered(vectors, rows), query, count)]
+        finest = _gathered(self.vectors[-1], rows)
         best = nearest_rows(finest, queries[-1], k)
         scores = pair_scores(queries[-1], finest, best)
         order = np.lexsort((best, -scores))  # rows rise with ids
@@ -91,18 +92,20 @@ class CoarseToFine:
       first: the index.
       levels: all above it.
       shortlist: K_m of each level but the last.
+      factor: least K_m in multiples of k: where many are wanted, many must be looked at.
     """
 
     first: First
     levels: Levels
     shortlist: tuple[int, ...]
+    factor: int = 1
 
     def search(self, queries: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of each query.
 
         Args:
           queries: float32 (Q, d_m) of each level, coarse to fine.
-          k: 1 or more. Where it is more than a K_m, that level keeps k.
+          k: 1 or more. Where `factor` times k is more than a K_m, that level keeps so many.
 
         Returns:
           Exact scores at the finest level, float32 (Q, min(k, N)), falling, and ids int64; equal scores by smaller id.
@@ -118,7 +121,7 @@ class CoarseToFine:
         if widths != wanted:
             raise InputError(f"queries above the first level: expected widths {wanted}, got {widths}")
         count, k = len(queries[0]), min(k, items)
-        first, *keep = (min(items, max(kept, k)) for kept in self.shortlist)
+        first, *keep = (min(items, max(kept, self.factor * k)) for kept in self.shortlist)
         scores, ids = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
         finer = [np.ascontiguousarray(q, dtype=np.float32) for q in queries[1:]]
         at_once = max(1, CANDIDATES_AT_ONCE // max(1, first))
@@ -128,6 +131,10 @@ class CoarseToFine:
                 rows = self.levels.rows_of(candidates)
                 scores[row], ids[row] = self.levels.descend(rows, [q[row] for q in finer], keep, k)
         return scores, ids
+
+
+def _gathered(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return vectors.take(rows, axis=0).astype(np.float32, copy=False)
 
 
 def default_shortlist(items: int, levels: int) -> tuple[int, ...]:

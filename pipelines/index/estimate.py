@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines.index.build import build_bytes, refuse, training_rows
-from pipelines.index.proposal import Proposal, empty_index, propose
+from pipelines.index.proposal import ID_BYTES, Proposal, empty_index, propose
 from schemas.configs import Index
 
 CALIBRATION_S = 0.2
@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
       train_rows: drawn from all of them.
       serving_bytes: of the index in memory.
       build_bytes: of the process that merges it, at most.
-      disk_bytes: of the index, its parts and the trained index, which stay beside each other.
+      disk_bytes: of the index and its parts, which stay beside each other, and of whole vectors where it is refined.
       train_macs: multiply-adds of k-means.
       train_seconds: on this machine, by all its threads.
     """
@@ -68,7 +68,7 @@ def estimate(rows: int, dim: int, config: Index, *, part_rows: int) -> Estimate:
         train_rows=train_rows,
         serving_bytes=proposal.estimated_bytes,
         build_bytes=needed.total,
-        disk_bytes=disk_bytes(proposal),
+        disk_bytes=disk_bytes(proposal) + (rows * (2 * dim + ID_BYTES) if config.refine else 0),
         train_macs=macs,
         train_seconds=macs / macs_a_second(dim) if macs else 0.0,
     )

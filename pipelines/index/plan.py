@@ -30,7 +30,7 @@ class IndexPlan(NamedTuple):
       queries_url: manifest of the encoded query log.
       queries: that manifest.
       rows: vectors to index.
-      levels: vector columns, coarse to fine; the first is indexed. One alone: a flat search.
+      levels: vector columns, coarse to fine; the first is indexed. One alone: a flat search; the same twice: refined.
       dims: their widths.
     """
 
@@ -49,6 +49,11 @@ class IndexPlan(NamedTuple):
     def dim(self) -> int:
         """Width of the vectors that are indexed."""
         return self.dims[0]
+
+    @property
+    def refined(self) -> bool:
+        """Whether whole vectors order what the index finds among compressed ones."""
+        return len(self.levels) == 2 and self.levels[0] == self.levels[1]
 
     @property
     def embeddings_digest(self) -> str:
@@ -101,7 +106,8 @@ def levels_of(dims: Mapping[str, int], config: Index) -> tuple[str, ...]:
     """The vector columns to search through, coarse to fine; the finest alone for a flat search.
 
     By default an encoder that has levels is searched through them: it was trained for that, and the recall promised
-    is measured against exact search at its finest level either way.
+    is measured against exact search at its finest level either way. With `refine` the finest level is there twice:
+    compressed in the index, and whole beside it.
 
     Args:
       dims: column -> width, of the embedding parts.
@@ -110,6 +116,8 @@ def levels_of(dims: Mapping[str, int], config: Index) -> tuple[str, ...]:
       ConfigError: the config asks for levels the encoder does not have.
     """
     coarser = sorted((column for column in dims if column != LEVEL), key=lambda column: dims[column])
+    if config.refine:
+        return (LEVEL, LEVEL)
     if config.levels == "finest" or (config.levels == "auto" and not coarser and config.shortlist is None):
         return (LEVEL,)
     if not coarser:

@@ -49,7 +49,7 @@ class Truths(NamedTuple):
     Attributes:
       tuned_on: "all" where the log has fewer than 50 fit queries and nothing is held out.
       tune, test, image: texts to tune on, texts held out, and items as queries; neighbours at the finest level.
-      coarse: the tuning texts with their neighbours at the level that is indexed; None where that is the finest.
+      coarse: the tuning texts with their neighbours at the level that is indexed; None where that alone is searched.
     """
 
     tuned_on: Literal["fit", "all"]
@@ -66,7 +66,7 @@ def find_truths(plan: IndexPlan, config: Index, *, most: int = MOST_QUERIES) -> 
       most: queries of each kind.
     """
     folder = plan.queries_url.rsplit("/", 1)[0]
-    table = read_table(f"{folder}/{plan.queries.data.name}", ["split", *plan.levels])
+    table = read_table(f"{folder}/{plan.queries.data.name}", ["split", *dict.fromkeys(plan.levels)])
     texts = [vectors(table.column(level)) for level in plan.levels]
     split = np.array(table.column("split").to_pylist())
     tuned_on: Literal["fit", "all"] = "fit" if (split == "fit").sum() >= LEAST_FIT_QUERIES else "all"
@@ -83,7 +83,9 @@ def find_truths(plan: IndexPlan, config: Index, *, most: int = MOST_QUERIES) -> 
     a, b = len(fit), len(fit) + len(test)
     own = items[-1].ids
     coarse = None
-    if len(plan.levels) > 1:
+    if plan.refined:
+        coarse = Truth((texts[0][fit],), scores[:a], ids[:a])
+    elif len(plan.levels) > 1:
         queries = texts[0][fit]
         coarse = Truth(
             (queries,), *exact_search(Parts(plan.part_urls, plan.levels[0]), queries, WIDE * config.recall_k + 1)

@@ -6,7 +6,7 @@ in milliseconds, so that the choice is the same on every machine; times are kept
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from pipelines.index.levels import through
 from pipelines.index.plan import IndexPlan
 from pipelines.index.proposal import Proposal, estimated_bytes, human
 from pipelines.index.search import Point, Searcher, format_point, limits, parse_point
-from pipelines.index.truth import MOST_QUERIES, Truth, find_truths, interval, recall_of_each, without_self
+from pipelines.index.truth import MOST_QUERIES, Truth, Truths, find_truths, interval, recall_of_each, without_self
 from schemas.commits import read_json
 from schemas.configs import Index
 from schemas.errors import IndexBuildError
@@ -36,6 +36,12 @@ MOST_CANDIDATES = 1 << 23
 
 LEAST_QUERIES = 50
 
+FIRST_REFINED = 2
+"""Shortlist to begin with where the index is refined, in multiples of `recall_k`."""
+
+SHORTLISTS = 3
+"""Lengths tried there: the first within reach of the recall promised, and its doubles."""
+
 ALL_FOUND = 0.999
 """Recall beyond which wider points are not tried."""
 
@@ -45,6 +51,7 @@ class Measured(Manifest):
 
     Attributes:
       parameters: as FAISS's ParameterSpace takes them; "" for exhaustive kinds.
+      shortlist: items that whole vectors order, K_1; only where the index is refined, and the number tuned.
       cost_bytes: vectors' bytes scanned for one query, what points are ordered by.
       recall, low, high: recall@k on text queries and its 95 % interval.
       image_recall, image_low, image_high: the same with items as queries, themselves left out; null with one item.
@@ -61,6 +68,13 @@ class Measured(Manifest):
     image_low: float | None
     image_high: float | None
     coarse_recall: float | None = Field(default=None, exclude_if=lambda value: value is None)
+    shortlist: tuple[int, ...] = Field(default=(), exclude_if=lambda value: not value)
+
+    @property
+    def label(self) -> str:
+        """The parameters for people, the shortlist among them."""
+        kept = [f"shortlist={count}" for count in self.shortlist]
+        return ",".join([*([self.parameters] if self.parameters else []), *kept])
 
 
 class HeldOut(Manifest):
@@ -76,14 +90,15 @@ class TunedLevels(Manifest):
     """Coarse to fine at the chosen point; see schemas.manifests.LevelsEntry.
 
     Attributes:
-      shortlist_from: "config", or "default", or "grown": the default doubled until the recall was within reach.
+      shortlist_from: "config", or "default", or "grown": the default doubled until the recall was within reach; or
+        "tuned": of a refined index, together with its parameters.
       coarse_recall, coarse_low, coarse_high: recall@k of the index at its own level and its 95 % interval.
     """
 
     columns: tuple[str, ...]
     dims: tuple[int, ...]
     shortlist: tuple[int, ...]
-    shortlist_from: Literal["config", "default", "grown"]
+    shortlist_from: Literal["config", "default", "grown", "tuned"]
     coarse_recall: float
     coarse_low: float
     coarse_high: float
@@ -112,6 +127,7 @@ class Tuning(Manifest):
     image_queries: int
     curve: tuple[Measured, ...]  # in rising cost, up to the first point with recall of both target and 0.999
     chosen: str
+    chosen_label: str = Field(default="", exclude_if=lambda value: not value)  # where it is more than `chosen`
     recall: float
     low: float
     high: float
@@ -167,22 +183,18 @@ def tune(
     search = _Search(searcher, levels, shortlist)
     if levels is not None and config.shortlist is None:
         search = _within_reach(search, truths.tune, tried[-1][1], plan.rows, config)
-    alone = _Search(searcher, None, ())
     curve: list[Measured] = []
     times: dict[str, float] = {}
-    for cost, point in tried:
-        name = format_point(point)
-        text = _recalls(search, truths.tune, k, point)
-        times[name] = _ms_per_query(search, truths.tune.queries, k, point)
-        image = _recalls(search, truths.image, k, point)
-        coarse = _recalls(alone, truths.coarse, k, point) if truths.coarse else None
-        curve.append(_measured(name, cost + search.finer_bytes, text, image, coarse))
-        log.info("%s %s: recall@%d %.4f", proposal.key, name, k, curve[-1].recall)
-        if curve[-1].recall >= max(config.recall_target, ALL_FOUND) or (curve[-1].coarse_recall or 0) >= ALL_FOUND:
-            break
-    chosen = next((measured for measured in curve if measured.recall >= config.recall_target), None)
-    if chosen is None:
+    for one in _with_longer_shortlists(search, plan, config):
+        for measured, ms in _curve(one, truths, tried, config, shortlist=one.shortlist if plan.refined else ()):
+            curve.append(measured)
+            times[measured.label] = ms
+            log.info("%s %s: recall@%d %.4f", proposal.key, measured.label, k, measured.recall)
+    good = [measured for measured in curve if measured.recall >= config.recall_target]
+    if not good:
         raise IndexBuildError(_what_binds(search, curve, plan, proposal, train_rows=train_rows, config=config))
+    chosen = min(good, key=lambda measured: measured.cost_bytes)
+    search = _Search(searcher, levels, chosen.shortlist or search.shortlist)
     tuning = Tuning(
         key=proposal.key,
         reason=proposal.reason,
@@ -197,6 +209,7 @@ def tune(
         image_queries=len(truths.image.ids),
         curve=tuple(curve),
         chosen=chosen.parameters,
+        chosen_label=chosen.label if chosen.shortlist else "",
         recall=chosen.recall,
         low=chosen.low,
         high=chosen.high,
@@ -204,6 +217,41 @@ def tune(
         levels=_tuned_levels(search, truths.coarse, plan, chosen.parameters, config) if truths.coarse else None,
     )
     return tuning, times
+
+
+def _with_longer_shortlists(search: _Search, plan: IndexPlan, config: Index) -> list[_Search]:
+    """The search; of a refined index also with longer shortlists, which let it probe fewer lists."""
+    found = [search]
+    while plan.refined and config.shortlist is None and len(found) < SHORTLISTS:
+        longer = doubled(found[-1].shortlist, plan.rows)
+        if longer == found[-1].shortlist:
+            break
+        found.append(_Search(search.searcher, search.levels, longer))
+    return found
+
+
+def _curve(
+    search: _Search,
+    truths: Truths,
+    tried: Sequence[tuple[float, Point]],
+    config: Index,
+    *,
+    shortlist: tuple[int, ...],
+) -> Iterator[tuple[Measured, float]]:
+    """Operating points in rising cost with their milliseconds, up to the first at which nearly all is found.
+
+    Args:
+      shortlist: to be noted with each.
+    """
+    k, alone = config.recall_k, _Search(search.searcher, None, ())
+    for cost, point in tried:
+        text, image = _recalls(search, truths.tune, k, point), _recalls(search, truths.image, k, point)
+        ms = _ms_per_query(search, truths.tune.queries, k, point)
+        coarse = _recalls(alone, truths.coarse, k, point) if truths.coarse else None
+        measured = _measured(format_point(point), cost + search.finer_bytes, text, image, coarse, shortlist)
+        yield measured, ms
+        if measured.recall >= max(config.recall_target, ALL_FOUND) or (measured.coarse_recall or 0) >= ALL_FOUND:
+            return
 
 
 def read_tuning(index_manifest_url: str) -> tuple[Tuning, dict[str, float]]:
@@ -276,6 +324,8 @@ def _first_shortlist(plan: IndexPlan, config: Index) -> tuple[int, ...]:
     """K_m to begin with; none for a flat search."""
     if len(plan.levels) == 1:
         return ()
+    if plan.refined and config.shortlist is None:
+        return (min(plan.rows, FIRST_REFINED * config.recall_k),)
     return config.shortlist or default_shortlist(plan.rows, len(plan.levels))
 
 
@@ -289,7 +339,8 @@ def _within_reach(search: _Search, truth: Truth, widest: Point, rows: int, confi
         recall, grown = float(_recalls(search, truth, config.recall_k, widest).mean()), doubled(search.shortlist, rows)
         if recall >= config.recall_target or grown == search.shortlist:
             return search
-        log.warning("shortlist %s: recall@%d at most %.4f; doubled", search.shortlist, config.recall_k, recall)
+        level = logging.INFO if config.refine else logging.WARNING  # a refined index begins with the shortest
+        log.log(level, "shortlist %s: recall@%d at most %.4f; doubled", search.shortlist, config.recall_k, recall)
         search = _Search(search.searcher, search.levels, grown)
 
 
@@ -297,9 +348,11 @@ def _tuned_levels(search: _Search, coarse: Truth, plan: IndexPlan, chosen: str, 
     mean, low, high = interval(
         _recalls(_Search(search.searcher, None, ()), coarse, config.recall_k, parse_point(chosen))
     )
-    default: Literal["default", "grown"] = (
+    default: Literal["default", "grown", "tuned"] = (
         "default" if search.shortlist == default_shortlist(plan.rows, len(plan.levels)) else "grown"
     )
+    if plan.refined:
+        default = "tuned"
     return TunedLevels(
         columns=plan.levels,
         dims=plan.dims,
@@ -336,7 +389,7 @@ def _ms_per_query(search: _Search, queries: Sequence[np.ndarray], k: int, point:
 
 
 def _measured(
-    name: str, cost: float, text: np.ndarray, image: np.ndarray, coarse: np.ndarray | None = None
+    name: str, cost: float, text: np.ndarray, image: np.ndarray, coarse: np.ndarray | None, shortlist: tuple[int, ...]
 ) -> Measured:
     mean, low, high = interval(text)
     of_images = interval(image) if len(image) else (None, None, None)
@@ -350,6 +403,7 @@ def _measured(
         image_low=of_images[1],
         image_high=of_images[2],
         coarse_recall=None if coarse is None else interval(coarse)[0],
+        shortlist=shortlist,
     )
 
 
@@ -387,6 +441,6 @@ def _what_binds(
         f"index {proposal.key!r}: recall@{config.recall_k} on text queries is at most {best.recall:.4f} (95 % interval "
         f"{best.low:.4f} to {best.high:.4f}), index.recall_target is {config.recall_target:g}: {where} {cause}; "
         f"trained on {train_rows} of {plan.rows} rows. "
-        f"What would help: a finer index.key (longer codes, or ',RFlat' behind it), index.max_memory of "
+        f"What would help: index.refine=true, a finer index.key (longer codes), index.max_memory of "
         f"{human(whole)} where whole vectors fit (now {config.max_memory}), or a lower index.recall_target"
     )
