@@ -97,6 +97,15 @@ class FastSlowSettings(Settings):
     decoder_dropout: Fraction = 0.0
     directions: Literal["both", "forward"] = "both"
     share_directions: Literal["embeddings", "all"] = "embeddings"  # "all": one decoder reads both ways
+    decoder_words: Literal["own", "text"] = (
+        "own"  # "text": the pretrained text's word vectors, fixed, those captions use
+    )
+
+    @model_validator(mode="after")
+    def _words_of_a_pretrained_text(self) -> Self:
+        if self.decoder_words == "text" and self.text is None:
+            raise ValueError("decoder_words: 'text' takes the words of a pretrained text encoder; set model.text")
+        return self
 
     @model_validator(mode="after")
     def _levels_that_exist(self) -> Self:

@@ -157,6 +157,9 @@ class RetrievalModel(PreTrainedModel):
         """
         raise NotImplementedError
 
+    def backbones_loaded(self) -> None:
+        """Called once on a new model whose backbones have their first weights, for what begins as a copy of them."""
+
     def enter_stage(self, name: str) -> None:
         """Called once, before the first step of a stage (not when a run is resumed within it)."""
 

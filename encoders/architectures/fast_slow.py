@@ -56,6 +56,9 @@ class FastSlowConfig(RetrievalConfig):
       decoder_width: U.
       directions: "both", or "forward" (an ablation).
       share_directions: "embeddings": the directions share words, places and output; "all": the layers too.
+      decoder_words: "own" word vectors, or those of the pretrained "text" encoder, fixed and mapped to U: few captions
+        teach little about rare words.
+      decoder_vocabulary: token ids that the decoder tells apart, rising; empty: all. All others are one more word.
     """
 
     model_type = "fastslow-fast_slow"
@@ -69,6 +72,8 @@ class FastSlowConfig(RetrievalConfig):
     decoder_dropout: float = 0.0
     directions: str = "both"
     share_directions: str = "embeddings"
+    decoder_words: str = "own"
+    decoder_vocabulary: list[int] | tuple[int, ...] = ()
 
     def level_of_layers(self) -> list[int]:
         """The map each decoder layer looks at."""
@@ -152,7 +157,10 @@ class Decoder(nn.Module):
 class Slow(nn.Module):
     """The captioner: a vision tower of its own, its feature maps, and a decoder for each direction."""
 
-    def __init__(self, config: FastSlowConfig, vocabulary: int) -> None:
+    row_of: torch.Tensor | None
+    word_vectors: torch.Tensor
+
+    def __init__(self, config: FastSlowConfig, vocabulary: int, text_width: int) -> None:
         super().__init__()
         own = copy.deepcopy(config)
         own.visual_layers = config.slow_visual_layers
@@ -172,12 +180,24 @@ class Slow(nn.Module):
         self.kept = sorted(set(config.level_of_layers()))  # the levels that some layer looks at
         self.sizes = [(side << level) ** 2 for level in self.kept]
         self.directions = 2 if config.directions == "both" else 1
-        width = config.decoder_width
-        self.words = nn.Embedding(vocabulary, width)
+        width, told = config.decoder_width, list(config.decoder_vocabulary)
+        row_of = None
+        if told:  # token id -> row; what is not told apart has the last
+            row_of = torch.full((vocabulary,), len(told))
+            row_of[torch.tensor(told)] = torch.arange(len(told))
+            vocabulary = len(told) + 1
+        self.register_buffer("row_of", row_of)
+        self.own_words = config.decoder_words == "own"
+        if self.own_words:
+            self.words = nn.Embedding(vocabulary, width)
+        else:
+            self.register_buffer("word_vectors", torch.zeros(vocabulary, text_width))
+            self.enter = nn.Linear(text_width, width)
+        self.dropout = nn.Dropout(config.decoder_dropout)
         self.places = nn.Embedding(config.max_words, width)
         decoders = self.directions if config.share_directions == "embeddings" else 1
         self.decoders = nn.ModuleList(Decoder(config) for _ in range(decoders))
-        self.word_head = nn.Linear(width, width)  # then compared with the words
+        self.word_head = nn.Linear(width, width if self.own_words else text_width)  # then compared with the words
         self.word_bias = nn.Parameter(torch.zeros(vocabulary))
 
     def cache(self, visual: torch.Tensor) -> torch.Tensor:
@@ -223,20 +243,32 @@ class Slow(nn.Module):
             of a picture are computed once, however many texts look at it.
         """
         total = torch.zeros((), device=ids.device)
+        ids = ids if self.row_of is None else self.row_of[ids]
         for direction in range(self.directions):
             read = reversed_words(ids, mask) if direction else ids
             targets = read[:, 1:].masked_fill(~mask[:, 1:], IGNORED)
-            words = self.words(read[:, :-1]) + self.places.weight[: read.shape[1] - 1]
+            words = self.embed(read[:, :-1])
             if text_rows is not None:
                 words, targets = words[text_rows], targets[text_rows]
             states = self.decoders[direction % len(self.decoders)](words, maps, visual_rows)
             total = total + caption_log_likelihood(self.word_logits(states), targets)
         return total
 
+    def embed(self, rows: torch.Tensor) -> torch.Tensor:
+        """What enters the first layer, (B, L, U), of rows of words int64 (B, L)."""
+        if self.own_words:
+            words = self.words(rows)
+        else:
+            vectors = self.word_vectors[rows]
+            words = self.enter(functional.layer_norm(vectors, vectors.shape[-1:]))
+        placed: torch.Tensor = self.dropout(words + self.places.weight[: rows.shape[1]])
+        return placed
+
     def word_logits(self, states: torch.Tensor) -> torch.Tensor:
         """(P, L, W) from states (P, L, U), in float32, for in bfloat16 many captions would be as likely."""
         with torch.autocast(states.device.type, enabled=False):
-            words = functional.normalize(self.words.weight.float(), dim=-1)
+            known = self.words.weight if self.own_words else self.word_vectors
+            words = functional.normalize(known.float(), dim=-1)
             return functional.linear(in_float32(self.word_head, states), words, self.word_bias.float())
 
 
@@ -262,8 +294,16 @@ class FastSlowModel(RetrievalModel):
         if config.text_config is None:
             raise ModelError("FastSlow: text_config: expected the config of a BERT-like text encoder, got none")
         self.fast = Fast(config)
-        self.slow = Slow(config, int(self.fast.text.config.vocab_size))
+        text = self.fast.text.config
+        self.slow = Slow(config, int(text.vocab_size), int(text.hidden_size))
         self.post_init()
+
+    def backbones_loaded(self) -> None:
+        """See RetrievalModel: the word vectors of the text encoder, and their mean for all that are not told apart."""
+        if not self.slow.own_words:
+            known = self.fast.text.get_input_embeddings().weight.detach()  # type: ignore[operator]
+            told = known[torch.tensor(list(self.config.decoder_vocabulary))]
+            self.slow.word_vectors.copy_(torch.cat([told, told.mean(0, keepdim=True)]))
 
     def text_vectors(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """See RetrievalModel."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -17,7 +18,7 @@ from encoders.base import PixelSpec
 from encoders.model_files import read_json
 from encoders.pixels import HALF, read_spec
 from encoders.sources import resolve
-from schemas.architectures import Settings
+from schemas.architectures import FastSlowSettings, Settings
 from schemas.configs import EncoderConfig
 from schemas.errors import ModelError
 from schemas.training import TrainConfig
@@ -66,6 +67,9 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
     frame_tokens, width = settings.grid**2, settings.visual_width
     if vision:
         frame_tokens, width = _feature_shape(vision[0], spec)
+    told: dict[str, Any] = {}
+    if isinstance(settings, FastSlowSettings) and settings.decoder_words == "text":
+        told["decoder_vocabulary"] = tokens_of(tokenizer, words)
     model_class, _ = classes(settings.architecture)
     model = model_class(
         model_class.config_class(
@@ -76,6 +80,7 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
             cls_token_id=tokenizer.cls_token_id,
             sep_token_id=tokenizer.sep_token_id,
             **settings.model_dump(exclude={"architecture", "vision", "text", "small_text", "resize"}),
+            **told,
         )
     )
     factors = {}
@@ -87,9 +92,16 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
                 factors[name] = factor
             elif kind == "text":
                 start_small_text(model.get_submodule(name), std=settings.position_std)
+    model.backbones_loaded()
     if initial:
         load_initial(model, initial)
     return Built(model, tokenizer, spec, factors)
+
+
+def tokens_of(tokenizer: PreTrainedTokenizerFast, words: Sequence[str]) -> list[int]:
+    """Token ids of words and of what stands around them, rising."""
+    found = tokenizer(sorted(set(words)), add_special_tokens=False)["input_ids"] if words else []
+    return sorted({*tokenizer.all_special_ids, *(token for one in found for token in one)})
 
 
 def load_initial(model: RetrievalModel, folder: Path) -> None:

@@ -156,6 +156,16 @@ def make_blip(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+def make_bert(folder: Path, *, seed: int = 0) -> Path:
+    """A BertModel of width 32: a text backbone to begin from."""
+    from transformers import BertConfig, BertModel
+
+    tokenizer = bert_tokenizer()
+    _seeded(BertModel, BertConfig(**_text(tokenizer)), seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def make_loopitr(folder: Path, *, seed: int = 0) -> Path:
     """A LoopITRModel: D = 16."""
     return _make_trained(folder, "loopitr", seed, **_TOWER, fusion_layers=1, embedding_dim=16)

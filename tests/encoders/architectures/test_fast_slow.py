@@ -86,7 +86,7 @@ def word_nats(model: FastSlowModel, read: torch.Tensor, visual: torch.Tensor, di
     """Log p of each word after the first of one text as a direction reads it, int64 (L,)."""
     slow = model.slow
     with torch.inference_mode():
-        words = slow.words(read[None, :-1]) + slow.places.weight[: len(read) - 1]
+        words = slow.embed(read[None, :-1])
         logits = slow.word_logits(slow.decoders[direction](words, slow.maps(slow.cache(visual))))[0]
         return logits.log_softmax(-1).gather(1, read[1:, None])[:, 0]
 
@@ -447,6 +447,30 @@ def test_any_hugging_face_tower_fits_both_sides_and_its_cached_features_give_the
 def test_features_in_the_place_of_pixels_are_refused_where_earlier_stages_are_needed(built):
     with pytest.raises(ModelError, match="needs pixels"):
         built.model.visual_cache(torch.randn(1, 1, 4, 16))
+
+
+def test_the_captioner_can_read_the_words_of_a_pretrained_text(tiny_model, adapter):
+    made = build(tiny(text=str(tiny_model("bert")), decoder_words="text"), ["red", "circle", "left"])
+    slow, embeddings = made.model.slow, made.model.fast.text.get_input_embeddings().weight
+    told = made.model.config.decoder_vocabulary
+    names = made.tokenizer.convert_ids_to_tokens(told)
+    assert set(names) == {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "circle", "left"}
+    torch.testing.assert_close(slow.word_vectors[:-1], embeddings[told])
+    torch.testing.assert_close(slow.word_vectors[-1], embeddings[told].mean(0))
+    ids, mask = tokenise(made.tokenizer, ["red dog", "red cat", "red circle"], max_words=12, device=CPU)
+    made.model.eval()
+    with torch.inference_mode():
+        cache = made.model.visual_cache(torch.randn(1, 1, 3, 16, 16)).expand(3, -1, -1)
+        dog, cat, circle = made.model.pair_scores(ids, mask, torch.arange(3), cache).tolist()
+        logits = slow.word_logits(torch.zeros(1, 1, 12))
+    assert dog == cat  # neither is told apart from other words
+    assert circle != dog
+    assert logits.shape == (1, 1, len(told) + 1)
+    assert "word_vectors" not in dict(slow.named_parameters())
+    again = adapter(made)
+    np.testing.assert_allclose(again.score(["red circle"], cache[:1]), [circle], atol=1e-4)
+    with pytest.raises(ConfigError, match=r"decoder_words: 'text' takes the words of a pretrained text encoder"):
+        tiny(decoder_words="text")
 
 
 def test_tokens_that_are_no_square_are_refused(built):
