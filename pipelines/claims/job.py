@@ -20,6 +20,9 @@ from schemas.errors import ConfigError, ModelError
 logger = logging.getLogger(__name__)
 
 SEEDS = (1, 2, 3)
+QUICK_SEEDS = 2
+"""Of the trainings of a quick run."""
+
 WIDTHS = (64, 256, 768)
 SIZES = (1_000, 10_000, 100_000)
 """Of HV2: widths as a paper's encoder would have, and numbers of items."""
@@ -81,7 +84,7 @@ def _decided(
     from pipelines.claims.measured import MEASURES, Measured
     from pipelines.claims.scores import open_checkpoint
 
-    on = trained.Trained(folder, seeds, tell=logger.info)
+    on = trained.Trained(folder, seeds[:QUICK_SEEDS] if quick else seeds, tell=logger.info)
     for letters, (title, shipped) in SYSTEMS.items():
         ours = [name for name in wanted if CLAIMS[name].system == letters]
         if not ours:

@@ -23,6 +23,10 @@ DEPTHS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100, 200, 400)
 """K tried for FS3."""
 
 ALL_THINGS = ("data.curriculum=[{from_step: 0, objects: 4}]", "data.video_share=0")
+WARM = "optimizer.warmup_steps=20"
+SHORTEST = 100
+"""Steps of the quick trainings."""
+
 SHORT = (
     "data.curriculum=[{from_step: 0, objects: 1}, {from_step: 100, objects: 2}, {from_step: 1200, objects: 4}]",
     "data.video_share=0",
@@ -50,9 +54,12 @@ def _stage(name: str) -> str:
     return f"stages=[{{name: {name}, from_step: 0}}]"
 
 
-def _decomposed(*settings: str, steps: int = 300) -> Training:
+def _decomposed(*settings: str, steps: int = SHORTEST) -> Training:
     return Training(
-        "demo-vldeformer", steps, (_stage("decomposition"), *ALL_THINGS, *settings), initial="builtin:demo-vldeformer"
+        "demo-vldeformer",
+        steps,
+        (_stage("decomposition"), *ALL_THINGS, WARM, *settings),
+        initial="builtin:demo-vldeformer",
     )
 
 
@@ -63,7 +70,7 @@ def _joint(*settings: str) -> Training:
 TRAININGS: dict[str, Training] = {
     "vd-nce": _decomposed(),
     "vd-triplet": _decomposed("losses.contrast_kind=triplet"),
-    "vd-scratch": Training("demo-vldeformer", 300, (_stage("scratch"), *ALL_THINGS)),
+    "vd-scratch": Training("demo-vldeformer", SHORTEST, (_stage("scratch"), *ALL_THINGS, WARM)),
     "vd-b16": _decomposed("batch_size=16"),
     "vd-b128": _decomposed("batch_size=128"),
     "fs-slow": Training("demo-fast-slow", 2400, (_stage("slow"), *SHORT)),
