@@ -79,7 +79,8 @@ def train(
                     views=data.cached_views if part == "train" else 1,
                 )
             )
-    if isinstance(source, FeatureSource) and config.model.text and config.optimizer.text_lr_factor == 0:
+    alone = built.model.BACKBONES["text"] == ("text",)  # read without a picture, and once whoever asks
+    if isinstance(source, FeatureSource) and alone and config.model.text and config.optimizer.text_lr_factor == 0:
         remember_texts(built, config, source, accelerator)
     progress = fit(
         built,

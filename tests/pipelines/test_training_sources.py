@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,22 +138,48 @@ def test_no_shards_or_too_few_pictures_is_one_clear_error(tmp_path):
         ShardSource(none, spec=pixel_spec(none.model))
 
 
-def test_cached_features_train_like_the_frozen_backbone_they_came_from(tmp_path):
+@pytest.fixture
+def backbone(tmp_path) -> Path:
+    """A small ViT as Hugging Face saves it."""
     import torch
     from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    folder = tmp_path / "backbone"
+    size = {"height": 32, "width": 32}
+    tower = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    ViTModel(tower).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": size, "resample": 2}))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["flickr8k-captioner", "flickr8k-loopitr-cpu"])
+def test_frozen_backbones_of_both_kinds_train_from_what_they_made_once(name, backbone, tiny_model, tmp_path):
+    from pipelines.training_job import run
+
+    shards_config(tmp_path)
+    small = [f"model.vision={backbone}", f"model.text={tiny_model('bert')}", "model.image_size=32", "steps=2"]
+    small += ["batch_size=4", "data.cached_views=2", "model.visual_width=32", "model.visual_heads=2"]
+    small += ["validation.every=2", "workers=0", "precision=float32"]
+    small += ["stages=[{name: residual, from_step: 0}]", "losses.negatives=2"] if "loopitr" in name else []
+    small += ["model.fusion_heads=4"] if "loopitr" in name else ["model.decoder_width=32"]
+    files = [str(tmp_path / "train.tar")], [str(tmp_path / "held.tar")]
+    record = run(
+        name, out=str(tmp_path / "out"), shards=files[0], validation_shards=files[1], settings=small, device="cpu"
+    )
+    assert record["steps"] == 2
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_cached_features_train_like_the_frozen_backbone_they_came_from(backbone, tmp_path):
+    import torch
 
     from encoders.training.build import build
     from encoders.training.features import cached_features
     from pipelines.training_job import open_source, run
 
-    torch.manual_seed(0)
-    backbone = tmp_path / "backbone"
-    size = {"height": 32, "width": 32}
-    tower = ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
-    )
-    ViTModel(tower).save_pretrained(backbone)
-    (backbone / "preprocessor_config.json").write_text(json.dumps({"size": size, "resample": 2}))
     settings = [f"model.vision={backbone}", "model.text=null", "optimizer.vision_lr_factor=0", "steps=2", "workers=0"]
     settings += [
         "model.visual_width=32",
