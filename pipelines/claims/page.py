@@ -49,6 +49,8 @@ def _row(claim: Claim, found: Finding) -> str:
         ours += f" [{min(found.values):+.1f}, {max(found.values):+.1f}]"
     if found.interval is not None:
         ours += f", interval {found.interval[0]:+.1f} to {found.interval[1]:+.1f}"
+    if found.seeds:
+        ours += f" (seed{'s' if len(found.seeds) > 1 else ''} {', '.join(map(str, found.seeds))})"
     if found.note:
         ours = f"{ours}. {found.note[0].upper()}{found.note[1:]}" if ours else found.note[0].upper() + found.note[1:]
     verdict = f"**{found.verdict}**"
