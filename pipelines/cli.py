@@ -8,7 +8,7 @@ import logging
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from rich.console import Console
 from pipelines import logs
 from schemas.errors import FastslowError
 from schemas.jobs import Job
+
+if TYPE_CHECKING:
+    from pipelines.reindex.job import Stage
 
 app = typer.Typer(
     name="fastslow",
@@ -39,7 +42,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON line on stdout inst
 BeamArgs = Annotated[list[str] | None, typer.Argument(help="Beam options after --, e.g. -- --runner=FlinkRunner.")]
 Number = Annotated[int | None, typer.Option("--generation", help="Default: the one being served.")]
 
-STAGES = {
+STAGES: "dict[Stage, tuple[str, str]]" = {
     "reindex": ("The whole job, doing only what changed: embed, index, rerank, evaluate, publish.", "demo"),
     "prepare": ("Makes or fetches the dataset's shards and query log.", "coco"),
     "embed": ("Embeds new and changed shards, and the query log.", "demo --encoder clip-vit-b32"),
@@ -58,7 +61,7 @@ def _options(
     logs.configure(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
 
 
-def _add(verb: str, purpose: str, example: str) -> None:
+def _add(verb: "Stage", purpose: str, example: str) -> None:
     def command(
         dataset: Dataset,
         beam_args: BeamArgs = None,
@@ -73,15 +76,15 @@ def _add(verb: str, purpose: str, example: str) -> None:
     ) -> None:
         from pipelines.jobs import resolve_job
 
-        given: dict[str, Any] = {"shards": shards or (), "settings": settings or (), "beam_args": beam_args or ()}
-        job = resolve_job(dataset, root=root, queries=queries, encoder=encoder, scorer=scorer, **given)
+        models = {"encoder": encoder, "scorer": scorer}
+        job = resolve_job(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **models)
         _run(job, verb, dry_run=dry_run, as_json=as_json)
 
     command.__doc__ = f"{purpose}\n\nExample: [bold]fastslow {verb} {example}[/bold]"
     app.command(name=verb)(command)
 
 
-def _run(job: Job, verb: Any, *, dry_run: bool, as_json: bool) -> None:
+def _run(job: Job, verb: "Stage", *, dry_run: bool, as_json: bool) -> None:
     from pipelines import tables
     from pipelines.reindex import job as reindex
 
@@ -105,6 +108,7 @@ def index(
     shards: Shards = None,
     queries: QueryLog = None,
     encoder: Encoder = None,
+    scorer: Scorer = None,
     settings: Settings = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Print the kind of index and what it costs; build none.")
@@ -123,8 +127,8 @@ def index(
     from pipelines import tables
     from pipelines.jobs import resolve_job
 
-    given: dict[str, Any] = {"shards": shards or (), "settings": settings or (), "beam_args": beam_args or ()}
-    job = resolve_job(dataset, root=root, queries=queries, encoder=encoder, **given)
+    models = {"encoder": encoder, "scorer": scorer}
+    job = resolve_job(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **models)
     if plan:
         from pipelines.reindex.job import estimate_index
 

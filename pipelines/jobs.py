@@ -11,19 +11,20 @@ from schemas.layout import Layout
 
 def resolve_job(
     dataset: str,
+    beam_args: Sequence[str] | None = None,
     *,
     root: str,
-    shards: Sequence[str] = (),
+    shards: Sequence[str] | None = None,
     queries: str | None = None,
     encoder: str | None = None,
     scorer: str | None = None,
-    settings: Sequence[str] = (),
-    beam_args: Sequence[str] = (),
+    settings: Sequence[str] | None = None,
 ) -> Job:
     """The job that a command line describes.
 
     Args:
       dataset: a name in configs/datasets, or a YAML file.
+      beam_args: Beam's own options, `--name=value`.
       root: output root, a folder or fsspec URL.
       shards: replace the config's shards (and what it would prepare).
       queries: replaces the config's query log.
@@ -33,9 +34,10 @@ def resolve_job(
       settings: `key.path=value` laid over the dataset config.
 
     Raises:
-      ConfigError: a name is unknown or a value does not fit.
+      ConfigError: a name is unknown, a value does not fit, or an argument belongs to no option.
     """
-    config = load(DatasetConfig, find("datasets", dataset), settings=settings)
+    _refuse_stray(beam_args or ())
+    config = load(DatasetConfig, find("datasets", dataset), settings=settings or ())
     shared = config.scorer == config.encoder
     changes: dict[str, object] = {}
     if shards:
@@ -52,8 +54,18 @@ def resolve_job(
         encoder=resolve_encoder(config.encoder),
         scorer=resolve_encoder(config.scorer) if config.scorer else None,
         layout=Layout(root, config.name),
-        beam_args=tuple(beam_args),
+        beam_args=tuple(beam_args or ()),
     )
+
+
+def _refuse_stray(beam_args: Sequence[str]) -> None:
+    """Beam drops what it does not understand; a value behind no option is most likely meant for one of ours."""
+    for before, argument in zip(("", *beam_args), beam_args, strict=False):
+        if not argument.startswith("-") and (not before.startswith("--") or "=" in before):
+            raise ConfigError(
+                f"unexpected argument {argument!r}: Beam's options look like --name=value, after --; "
+                "an option that is given several times, such as --set, is repeated before each value"
+            )
 
 
 def layout_of(dataset: str, root: str) -> Layout:

@@ -70,11 +70,13 @@ def _make(job: Job, plan: IndexPlan, folder: Path) -> IndexManifest:
     build.write(index, folder / FILE)
     del index
     reopened = read_file(folder / FILE)  # what is measured is what will be served
-    levels, files = None, None
+    searcher, levels, files = Searcher(reopened, {}), None, None
+    if plan.refined and searcher.keeps_whole_vectors:
+        log.warning("index.refine: %s keeps whole vectors already, a second copy only costs time", proposal.key)
     if len(plan.levels) > 1:
         files = write_levels(plan, folder)
         levels = read_levels(folder / files[0].name, tuple(folder / entry.name for entry in files[1]))
-    tuning, times = tune(Searcher(reopened, {}), levels, plan, proposal, train_rows=train_rows, config=config)
+    tuning, times = tune(searcher, levels, plan, proposal, train_rows=train_rows, config=config)
     publish_bytes(encode_json(tuning.model_dump(mode="json")), str(folder / "tuning.json"))
     publish_bytes(encode_json({"ms_per_query": times}), str(folder / "timings.json"))
     return IndexManifest(

@@ -13,7 +13,7 @@ from schemas.manifests import EmbeddingManifest, QueriesManifest, embedding_set_
 LEVEL = "embedding"
 """The vector column that orders the answers: the finest, or only, level."""
 
-RECIPE = 1
+RECIPE = 2
 """Of everything below that changes an index's bytes or its operating point; raise it when it changes."""
 
 
@@ -117,6 +117,8 @@ def levels_of(dims: Mapping[str, int], config: Index) -> tuple[str, ...]:
     """
     coarser = sorted((column for column in dims if column != LEVEL), key=lambda column: dims[column])
     if config.refine:
+        if config.shortlist is not None and len(config.shortlist) != 1:
+            raise ConfigError(f"index.shortlist: of a refined index expected one number, got {list(config.shortlist)}")
         return (LEVEL, LEVEL)
     if config.levels == "finest" or (config.levels == "auto" and not coarser and config.shortlist is None):
         return (LEVEL,)

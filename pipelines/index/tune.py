@@ -125,7 +125,8 @@ class Tuning(Manifest):
     tuned_on: Literal["fit", "all"]  # "all": the log has fewer than 50 fit queries, nothing is held out
     queries: int
     image_queries: int
-    curve: tuple[Measured, ...]  # in rising cost, up to the first point with recall of both target and 0.999
+    # In rising cost, up to the first point with recall of both target and 0.999; refined: shortlist by shortlist.
+    curve: tuple[Measured, ...]
     chosen: str
     chosen_label: str = Field(default="", exclude_if=lambda value: not value)  # where it is more than `chosen`
     recall: float
@@ -179,14 +180,13 @@ def tune(
     """
     k, shortlist = config.recall_k, _first_shortlist(plan, config)
     truths = find_truths(plan, config, most=_most_queries(shortlist))
-    tried = points(searcher.index, k)
     search = _Search(searcher, levels, shortlist)
     if levels is not None and config.shortlist is None:
-        search = _within_reach(search, truths.tune, tried[-1][1], plan.rows, config)
+        search = _within_reach(search, truths.tune, points(searcher.index, k)[-1][1], plan.rows, config)
     curve: list[Measured] = []
     times: dict[str, float] = {}
     for one in _with_longer_shortlists(search, plan, config):
-        for measured, ms in _curve(one, truths, tried, config, shortlist=one.shortlist if plan.refined else ()):
+        for measured, ms in _curve(one, truths, config, noted=one.shortlist if plan.refined else ()):
             curve.append(measured)
             times[measured.label] = ms
             log.info("%s %s: recall@%d %.4f", proposal.key, measured.label, k, measured.recall)
@@ -231,24 +231,19 @@ def _with_longer_shortlists(search: _Search, plan: IndexPlan, config: Index) -> 
 
 
 def _curve(
-    search: _Search,
-    truths: Truths,
-    tried: Sequence[tuple[float, Point]],
-    config: Index,
-    *,
-    shortlist: tuple[int, ...],
+    search: _Search, truths: Truths, config: Index, *, noted: tuple[int, ...]
 ) -> Iterator[tuple[Measured, float]]:
     """Operating points in rising cost with their milliseconds, up to the first at which nearly all is found.
 
     Args:
-      shortlist: to be noted with each.
+      noted: shortlist to be kept with each; none where it is not tuned.
     """
     k, alone = config.recall_k, _Search(search.searcher, None, ())
-    for cost, point in tried:
+    for cost, point in points(search.searcher.index, k, least=max(k, *search.shortlist[:1], 1)):
         text, image = _recalls(search, truths.tune, k, point), _recalls(search, truths.image, k, point)
         ms = _ms_per_query(search, truths.tune.queries, k, point)
         coarse = _recalls(alone, truths.coarse, k, point) if truths.coarse else None
-        measured = _measured(format_point(point), cost + search.finer_bytes, text, image, coarse, shortlist)
+        measured = _measured(format_point(point), cost + search.finer_bytes, text, image, coarse, noted)
         yield measured, ms
         if measured.recall >= max(config.recall_target, ALL_FOUND) or (measured.coarse_recall or 0) >= ALL_FOUND:
             return
@@ -261,10 +256,14 @@ def read_tuning(index_manifest_url: str) -> tuple[Tuning, dict[str, float]]:
     return Tuning.read(f"{folder}/tuning.json"), dict(times)
 
 
-def points(index: Any, k: int) -> list[tuple[float, dict[str, int]]]:
+def points(index: Any, k: int, *, least: int = 1) -> list[tuple[float, dict[str, int]]]:
     """All operating points with their cost in bytes scanned per query, cheapest first.
 
     Exhaustive kinds have one point without parameters.
+
+    Args:
+      least: items wanted of the index. Points that look at fewer, lists taken as equally long, are left out: the
+        search would widen them by itself, and cost more than they say. The widest is always there.
     """
     import faiss
 
@@ -279,14 +278,16 @@ def points(index: Any, k: int) -> list[tuple[float, dict[str, int]]]:
     code_bytes = _code_bytes(inner)
     base: list[tuple[float, dict[str, int]]] = []
     if "nprobe" in most:
-        for nprobe in steps(1, most["nprobe"]):
+        first = min(most["nprobe"], -(-least * most["nprobe"] // max(1, rows)))
+        for nprobe in (value for value in steps(1, most["nprobe"]) if value >= first):
             point = {"nprobe": nprobe}
             if "quantizer_efSearch" in most:
                 point["quantizer_efSearch"] = max(16, 2 * nprobe)
             base.append((rows * code_bytes * nprobe / most["nprobe"], point))
     elif "efSearch" in most:
         degree = inner.hnsw.nb_neighbors(0)
-        widths = steps(16, min(most["efSearch"], MOST_EF_SEARCH))
+        last = min(most["efSearch"], MOST_EF_SEARCH)
+        widths = [value for value in steps(16, last) if value >= min(least, last)]
         base = [(float(ef * degree * code_bytes), {"efSearch": ef}) for ef in widths]
     else:
         base.append((float(rows * code_bytes), {}))
@@ -428,6 +429,14 @@ def _what_binds(
             f"{list(search.shortlist)} of {plan.rows} items is too short for what that level can tell apart. What "
             "would help: a longer index.shortlist, none (it is then grown as needed), index.levels=finest, or a lower "
             "index.recall_target"
+        )
+    if plan.refined:
+        return (
+            f"index {proposal.key!r}, refined: recall@{config.recall_k} on text queries is at most {best.recall:.4f} "
+            f"(95 % interval {best.low:.4f} to {best.high:.4f}), index.recall_target is {config.recall_target:g}: "
+            f"index.shortlist {list(search.shortlist)} of {plan.rows} items is too short for what the compressed codes "
+            "can tell apart. What would help: a longer index.shortlist, none (it is then tuned), a finer index.key, "
+            "or a lower index.recall_target"
         )
     whole = estimated_bytes("IVF1,Flat", plan.rows, plan.dim)
     if "nprobe" in most:

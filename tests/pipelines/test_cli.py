@@ -40,7 +40,10 @@ def test_every_verb_has_help_and_a_copyable_example(verb):
 
 @pytest.mark.parametrize("verb", STAGES)
 def test_a_dry_run_of_a_stage_prints_the_plan_and_writes_nothing(verb, tmp_path):
-    done = fastslow(verb, "demo", "--root", str(tmp_path), "--dry-run", "--json")
+    models = ["--encoder", "demo-hivlp", "--scorer", "none"]  # all stages take the same, for schedulers
+    done = fastslow(
+        verb, "demo", *models, "--root", str(tmp_path), "--dry-run", "--json", "--", "--runner", "DirectRunner"
+    )
     assert done.returncode == 0, done.stderr
     steps = json.loads(done.stdout)
     assert steps[0]["stage"] == "prepare"
@@ -71,6 +74,7 @@ def test_a_dry_run_of_training_prints_the_config_and_writes_nothing(tmp_path):
     [
         (["reindex", "demmo"], 2, "unknown dataset 'demmo'; did you mean 'demo'?"),
         (["reindex", "demo", "--encoder", "nothing"], 2, "unknown encoder 'nothing'"),
+        (["reindex", "demo", "--set", "rerank.depth=3", "index.seed=1"], 2, "unexpected argument 'index.seed=1'"),
         (["reindex", "demo", "--set", "rerank.depht=3"], 2, "rerank.depht: unknown key; allowed here: "),
         (["reindex", "flickr8k"], 2, "checkpoints/flickr8k-loopitr"),
         (["reindex", "demo", "--shards", "no/such-{000..001}.tar"], 1, "no/such-"),

@@ -91,6 +91,25 @@ def test_a_lost_file_of_whole_vectors_is_an_error(built):
         open_coarse_to_fine(built, open_index(built))
 
 
+def test_no_point_says_it_looks_at_fewer_items_than_its_shortlist(built):
+    tuning, _ = read_tuning(built)
+    assert all(parse_point(one.parameters)["nprobe"] * 600 / 8 >= one.shortlist[0] for one in tuning.curve)
+
+
+def test_a_shortlist_of_ones_own_is_kept_or_refused_with_the_way_out(world):
+    with pytest.raises(ConfigError, match=r"expected one number, got \[50, 10\]"):
+        run(world.with_index(key=HARSH, refine=True, shortlist=(50, 10)), world.parts, world.queries_url)
+    with pytest.raises(IndexBuildError, match=r"refined: .* index\.shortlist \[12\] of 600 items is too short"):
+        run(world.with_index(key=HARSH, refine=True, shortlist=(12,)), world.parts, world.queries_url)
+    url = run(world.with_index(key=HARSH, refine=True, shortlist=(300,)), world.parts, world.queries_url)
+    assert IndexManifest.read(url).levels.shortlist == (300,)
+
+
+def test_refining_what_is_whole_already_is_said(world, caplog):
+    run(world.with_index(key="IVF16,Flat", refine=True), world.parts, world.queries_url)
+    assert "IVF16,Flat keeps whole vectors already" in caplog.text
+
+
 def test_it_excludes_coarse_to_fine():
     with pytest.raises(ConfigError, match="refine: coarse to fine orders by whole vectors already"):
         parse(Index, {"refine": True, "levels": "coarse_to_fine"}, source="test")

@@ -1,5 +1,6 @@
 """The promise: recall on text queries, the cheapest point that keeps it, or a refusal that says why."""
 
+import faiss
 import numpy as np
 import pytest
 
@@ -86,6 +87,17 @@ def test_other_kinds_are_tuned_at_their_own_knobs(world, key, oracle):
 def test_points_end_with_everything_probed(world):
     searcher = open_index(run(world.job, world.parts, world.queries_url))
     assert [p["nprobe"] for _, p in points(searcher.index, 10)] == [1, 2, 3, 4, 6, 8, 12, 16]
+
+
+def test_points_that_look_at_fewer_items_than_are_wanted_are_left_out(world):
+    run(world.job, world.parts, world.queries_url)
+    index = open_index(world.job.layout.index(index_digest(world))).index  # 600 items in 16 lists
+    assert [p["nprobe"] for _, p in points(index, 10, least=38)] == [2, 3, 4, 6, 8, 12, 16]
+    assert [p["nprobe"] for _, p in points(index, 10, least=301)] == [12, 16]
+    assert [p["nprobe"] for _, p in points(index, 10, least=9999)] == [16]
+    graph = faiss.index_factory(4, "HNSW8")
+    graph.add(np.eye(4, dtype=np.float32).repeat(100, axis=0))
+    assert [p["efSearch"] for _, p in points(graph, 10, least=100)] == [128, 192, 256, 384, 400]
 
 
 def test_an_item_tied_with_the_last_neighbour_counts_as_found():
