@@ -1,14 +1,9 @@
-"""Builds one index: train on a fair sample, fill with explicit ids, write; the same bytes when run again.
+"""Builds one index in one process: train on a fair sample, fill with explicit ids, write; the same bytes again.
 
-Memory: the index, the training sample, and one part at a time. Measured with FAISS 1.13.2: IVF and PQ
-training and filling give the same bytes with one and two threads; building an HNSW graph does not promise
-that, so graphs are built on one thread.
+Memory: the index, the training sample, and one part at a time.
 """
 
-import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +12,9 @@ import numpy as np
 from pipelines.index.parts import Parts, sample
 from pipelines.index.plan import IndexPlan
 from pipelines.index.proposal import Proposal, empty_index, human, parse_bytes, quiet_autofaiss
+from pipelines.index.training import layers, threads, train
 from schemas.configs import Index
 from schemas.errors import IndexBuildError, LedgerError
-
-log = logging.getLogger(__name__)
 
 CODEBOOK_ROWS = 10_000
 """Least sample for a quantizer: 256 centroids x 39 points, below which FAISS warns."""
@@ -116,38 +110,13 @@ def build(plan: IndexPlan, proposal: Proposal, *, train_rows: int, seed: int) ->
     """
     index = empty_index(proposal.key, plan.dim)
     if not index.is_trained:
-        train(
-            index,
-            sample(plan.part_urls, train_rows, seed=seed, level=plan.levels[0]).vectors,
-            key=proposal.key,
-            seed=seed,
-        )
+        drawn = sample(plan.part_urls, train_rows, seed=seed, level=plan.levels[0])
+        train(index, drawn.vectors, key=proposal.key, seed=seed)
     index = with_ids(index)
     fill(index, Parts(plan.part_urls, plan.levels[0]))
     if index.ntotal != plan.rows:
         raise LedgerError(f"the index holds {index.ntotal} vectors, the manifests say {plan.rows}")
     return index
-
-
-def train(index: Any, vectors: np.ndarray, *, key: str, seed: int) -> None:
-    """Trains in place.
-
-    Args:
-      vectors: float32 (rows, width).
-
-    Raises:
-      IndexBuildError: too few rows for the key, or a kind FAISS cannot train.
-    """
-    log.info("training %s on %d vectors", key, len(vectors))
-    _seed(index, seed)
-    try:
-        _train_graph_of_centroids(index, vectors)
-        index.train(vectors)
-    except RuntimeError as error:
-        raise IndexBuildError(
-            f"FAISS cannot train {key!r} on {len(vectors)} vectors of width {vectors.shape[1]}: "
-            f"{str(error).strip().splitlines()[-1]}; choose a smaller index.key or auto"
-        ) from error
 
 
 def with_ids(index: Any) -> Any:
@@ -176,72 +145,8 @@ def write(index: Any, path: Path) -> None:
     faiss.write_index(index, str(path))
 
 
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """FAISS's threads within the block; None leaves them as they are."""
-    import faiss
-
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-def _layers(index: Any) -> Sequence[Any]:
-    """The index and all it is made of, from the outside in."""
-    import faiss
-
-    whole = faiss.downcast_index(index)  # not rebound: the caller may hold no other reference
-    inner = []
-    if isinstance(whole, (faiss.IndexIDMap, faiss.IndexPreTransform)):
-        inner = [whole.index]
-    elif isinstance(whole, faiss.IndexRefine):
-        inner = [whole.base_index, whole.refine_index]
-    return [whole, *(layer for each in inner for layer in _layers(each))]
-
-
-def _seed(index: Any, seed: int) -> None:
-    for layer in _layers(index):
-        for owner in (layer, getattr(layer, "pq", None)):
-            clustering = getattr(owner, "cp", None)
-            if clustering is not None:
-                clustering.seed = seed + 1  # FAISS takes any int; 0 is ours to use
-                clustering.min_points_per_centroid = 1  # else it writes to stderr; the sample's size is recorded
-
-
 def _has_graph_of_items(index: Any) -> bool:
     import faiss
 
     graphs = (faiss.IndexHNSW, faiss.IndexNSG, faiss.IndexNNDescent)
-    return any(isinstance(layer, graphs) for layer in _layers(index))
-
-
-def _train_graph_of_centroids(index: Any, vectors: np.ndarray) -> None:
-    """Trains the coarse centroids of `IVF<n>_HNSW<m>` kinds and builds their graph on one thread.
-
-    FAISS would cluster and build the graph in one call; done apart, clustering uses all threads and the graph
-    still has the same bytes each time. `index.train` then finds the quantizer ready and trains the rest.
-    """
-    import faiss
-
-    inner = faiss.downcast_index(index)
-    if isinstance(inner, faiss.IndexPreTransform):
-        for number in range(inner.chain.size()):
-            link = inner.chain.at(number)
-            if not link.is_trained:
-                link.train(vectors)
-            vectors = link.apply(vectors)
-        inner = faiss.downcast_index(inner.index)
-    if not isinstance(inner, faiss.IndexIVF):
-        return
-    quantizer = faiss.downcast_index(inner.quantizer)
-    if not isinstance(quantizer, faiss.IndexHNSWFlat):
-        return
-    clustering = faiss.Clustering(inner.d, inner.nlist, inner.cp)
-    clustering.train(vectors, faiss.IndexFlat(inner.d, inner.metric_type))
-    centroids = faiss.vector_to_array(clustering.centroids).reshape(inner.nlist, inner.d)
-    with threads(1):
-        quantizer.add(centroids)
-    quantizer.is_trained = True
+    return any(isinstance(layer, graphs) for layer in layers(index))

@@ -1,19 +1,23 @@
 """What an index would be and cost, from numbers alone: kind, memory, disk, rows and seconds of training.
 
-Bytes are those of FAISS's own structures. Seconds are the multiply-adds of k-means divided by what this machine does
-of them in a fifth of a second: an order of magnitude, to choose by and not to promise.
+Bytes are those of FAISS's own structures. Seconds are the multiply-adds of k-means, of whole vectors and of the short
+pieces that codebooks are made of, divided by what this machine does of either in a fifth of a second: to choose by and
+not to promise.
 """
 
 import time
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipelines.index.build import build_bytes, refuse, training_rows
 from pipelines.index.proposal import ID_BYTES, Proposal, empty_index, propose
+from pipelines.index.training import REGIONS_SEARCHED, ROTATION_POINTS, STEPS_ACROSS, TWO_STEPS_FROM
 from schemas.configs import Index
 
 CALIBRATION_S = 0.2
+"""For each width."""
 
 PART_ROWS = 10_000
 """Of the largest part, where there are none yet."""
@@ -59,7 +63,7 @@ def estimate(rows: int, dim: int, config: Index, *, part_rows: int) -> Estimate:
     train_rows = training_rows(proposal, rows, dim, config)
     needed = build_bytes(proposal, dim, train_rows=train_rows, part_rows=part_rows)
     refuse(needed, proposal, rows, dim, config)
-    macs = train_macs(proposal.key, dim, train_rows)
+    work = train_work(proposal.key, dim, train_rows)
     return Estimate(
         rows=rows,
         dim=dim,
@@ -69,8 +73,8 @@ def estimate(rows: int, dim: int, config: Index, *, part_rows: int) -> Estimate:
         serving_bytes=proposal.estimated_bytes,
         build_bytes=needed.total,
         disk_bytes=disk_bytes(proposal) + (rows * (2 * dim + ID_BYTES) if config.refine else 0),
-        train_macs=macs,
-        train_seconds=macs / macs_a_second(dim) if macs else 0.0,
+        train_macs=sum(work.values()),
+        train_seconds=sum(macs / macs_a_second(width) for width, macs in work.items()),
     )
 
 
@@ -79,59 +83,75 @@ def disk_bytes(proposal: Proposal) -> int:
     return proposal.estimated_bytes * (2 if "IVF" in proposal.key else 1)
 
 
-def train_macs(key: str, dim: int, rows: int) -> int:
-    """Multiply-adds of the distances that k-means computes: iterations x rows x centroids x width.
+def train_work(key: str, dim: int, rows: int) -> Counter[int]:
+    """Multiply-adds of the distances that training computes, by the width of what is compared.
 
-    Source: FAISS's defaults, `ClusteringParameters.niter` of each part; `OPQMatrix.niter` rotations, each followed by
-    `niter_pq` iterations (`niter_pq_0` the first time). https://github.com/facebookresearch/faiss
+    iterations x rows x centroids x width. Source: FAISS's defaults, `ClusteringParameters.niter` of each part;
+    `OPQMatrix.niter` rotations, each followed by `niter_pq` iterations (`niter_pq_0` the first time),
+    https://github.com/facebookresearch/faiss; and `training`, for what is done otherwise there.
 
     Raises:
       ConfigError: FAISS does not know the key.
     """
-    return _macs_of(empty_index(key, dim), rows)
+    return +_work_of(empty_index(key, dim), rows)
 
 
-def _macs_of(index: Any, rows: int) -> int:
+def _work_of(index: Any, rows: int) -> Counter[int]:
     import faiss
 
     whole = faiss.downcast_index(index)
     if isinstance(whole, faiss.IndexIDMap):
-        return _macs_of(whole.index, rows)
+        return _work_of(whole.index, rows)
+    work: Counter[int] = Counter()
     if isinstance(whole, faiss.IndexPreTransform):
-        links = (faiss.downcast_VectorTransform(whole.chain.at(i)) for i in range(whole.chain.size()))
-        return sum(_rotation_macs(link, rows) for link in links) + _macs_of(whole.index, rows)
-    total = 0
+        for number in range(whole.chain.size()):
+            work += _rotation_work(faiss.downcast_VectorTransform(whole.chain.at(number)), rows)
+        return work + _work_of(whole.index, rows)
     if isinstance(whole, faiss.IndexIVF):
-        used = min(rows, whole.nlist * whole.cp.max_points_per_centroid)
-        total += whole.cp.niter * used * whole.nlist * whole.d
+        work[whole.d] += whole.d * _distances(whole.nlist, rows, whole.cp)
     quantizer = getattr(whole, "pq", None)
     if quantizer is not None:
-        total += quantizer.cp.niter * min(rows, quantizer.ksub * 256) * quantizer.ksub * quantizer.d
-    return total
+        used = min(rows, quantizer.ksub * 256)
+        work[quantizer.dsub] += quantizer.cp.niter * used * quantizer.ksub * quantizer.d
+    return work
 
 
-def _rotation_macs(link: Any, rows: int) -> int:
+def _distances(lists: int, rows: int, parameters: Any) -> int:
+    """Between points and centroids, of `training.find_centroids`."""
+    most: int = parameters.max_points_per_centroid
+    steps: int = parameters.niter
+    if lists < TWO_STEPS_FROM:
+        return steps * min(rows, lists * most) * lists
+    regions = round(lists**0.5)
+    of_regions = (steps * min(rows, regions * most) + rows) * regions
+    used = min(rows, lists * most)
+    near = regions + REGIONS_SEARCHED * lists // regions
+    return of_regions + steps * used * lists // regions + STEPS_ACROSS * used * near
+
+
+def _rotation_work(link: Any, rows: int) -> Counter[int]:
     import faiss
 
     if not isinstance(link, faiss.OPQMatrix):
-        return 0
+        return Counter()
     iterations = link.niter_pq_0 + (link.niter - 1) * link.niter_pq
-    used, width = min(rows, link.max_train_points), link.d_out
-    macs: int = iterations * used * 256 * width + link.niter * 2 * used * link.d_in * width
-    return macs
+    used, width = min(rows, link.max_train_points, ROTATION_POINTS), link.d_out
+    work = Counter({width // link.M: iterations * used * 256 * width})
+    work[link.d_in] += link.niter * 2 * used * link.d_in * width
+    return work
 
 
-def macs_a_second(dim: int) -> float:
-    """Of FAISS's assignment to centroids, on this machine, by all its threads."""
+def macs_a_second(width: int) -> float:
+    """Of FAISS's assignment to centroids of this width, on this machine, by all its threads."""
     import faiss
 
     rng = np.random.default_rng(0)
-    rows, centroids = rng.random((4096, dim), np.float32), rng.random((1024, dim), np.float32)
-    index = faiss.IndexFlatL2(dim)
+    rows, centroids = rng.random((4096, width), np.float32), rng.random((256, width), np.float32)
+    index = faiss.IndexFlatL2(width)
     index.add(centroids)
     index.search(rows, 1)
     started, rounds = time.perf_counter(), 0
     while time.perf_counter() - started < CALIBRATION_S:
         index.search(rows, 1)
         rounds += 1
-    return rounds * len(rows) * len(centroids) * dim / (time.perf_counter() - started)
+    return rounds * len(rows) * len(centroids) * width / (time.perf_counter() - started)

@@ -13,7 +13,7 @@ from schemas.manifests import EmbeddingManifest, QueriesManifest, embedding_set_
 LEVEL = "embedding"
 """The vector column that orders the answers: the finest, or only, level."""
 
-RECIPE = 2
+RECIPE = 3
 """Of everything below that changes an index's bytes or its operating point; raise it when it changes."""
 
 

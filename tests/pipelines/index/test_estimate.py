@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipelines.index import build
-from pipelines.index.estimate import estimate, train_macs
+from pipelines.index.estimate import estimate, train_work
 from pipelines.index.proposal import propose
 from schemas.configs import Index
 from schemas.errors import IndexBuildError
@@ -14,16 +14,25 @@ from schemas.errors import IndexBuildError
 @pytest.mark.parametrize(
     ("key", "rows", "macs"),
     [
-        ("Flat", 1000, 0),
-        ("IVF16,Flat", 1000, 10 * 1000 * 16 * 32),
-        ("IVF16,Flat", 10_000, 10 * 4096 * 16 * 32),  # no more than 256 for each list
-        ("PQ4", 1000, 25 * 1000 * 256 * 32),
-        ("IVF16,PQ4", 1000, 10 * 1000 * 16 * 32 + 25 * 1000 * 256 * 32),
-        ("OPQ4_16,IVF16,PQ4", 1000, 1000 * 16 * ((40 + 49 * 4) * 256 + 50 * 2 * 32 + 10 * 16 + 25 * 256)),
+        ("Flat", 1000, {}),
+        ("IVF16,Flat", 1000, {32: 10 * 1000 * 16 * 32}),
+        ("IVF16,Flat", 10_000, {32: 10 * 4096 * 16 * 32}),  # no more than 256 for each list
+        ("IVF1024,Flat", 40_000, {32: 32 * ((10 * 8192 + 40_000) * 32 + 40_000 * (10 * 32 + 6 * (32 + 128)))}),
+        ("PQ4", 1000, {8: 25 * 1000 * 256 * 32}),
+        ("IVF16,PQ4", 1000, {32: 10 * 1000 * 16 * 32, 8: 25 * 1000 * 256 * 32}),
+        (
+            "OPQ4_16,IVF16,PQ4",
+            1000,
+            {
+                4: 1000 * 16 * 256 * (40 + 49 * 4 + 25),
+                32: 1000 * 16 * 50 * 2 * 32,
+                16: 1000 * 16 * 10 * 16,
+            },
+        ),
     ],
 )
 def test_the_work_of_k_means_is_counted(key, rows, macs):
-    assert train_macs(key, 32, rows) == macs
+    assert train_work(key, 32, rows) == macs
 
 
 def test_an_estimate_is_near_the_index_that_is_built():
