@@ -1,9 +1,9 @@
 """Embedding parts and a query table made from a seed: clustered vectors with a gap between texts and pictures.
 
-A meaning is topic + subject + detail, its power falling along the axes as that of trained embeddings does. A picture is
-its meaning beside one constant direction, a text a noisy copy of a picture's meaning beside another, so that all pictures
-are nearer to each other than to any text: the modality gap of dual encoders trained by contrast (Liang et al., arXiv
-2203.02053). An index trained and measured on pictures alone promises too much on such vectors.
+A meaning is topic + subject + detail, its power falling along the axes as that of trained embeddings does. A picture
+is its meaning beside one constant direction, a text a noisy copy of a picture's meaning beside another, so that all
+pictures are nearer to each other than to any text: the modality gap of dual encoders trained by contrast (Liang et al.,
+arXiv 2203.02053). An index trained and measured on pictures alone promises too much on such vectors.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,13 @@ ENCODER = digest_value("clustered vectors with a modality gap")
 
 @dataclass(frozen=True)
 class World:
-    """Where meanings lie: float32 centres (count, dim), the power of each axis (dim,), both constant directions (dim,)."""
+    """Where meanings lie.
+
+    Attributes:
+      topics, subjects: float32 (count, dim).
+      power: of each axis, float32 (dim,).
+      picture, text: the constant directions, float32 (dim,).
+    """
 
     topics: np.ndarray
     subjects: np.ndarray

@@ -126,7 +126,8 @@ def _distances(lists: int, rows: int, parameters: Any) -> int:
     of_regions = (steps * min(rows, regions * most) + rows) * regions
     used = min(rows, lists * most)
     near = regions + REGIONS_SEARCHED * lists // regions
-    return of_regions + steps * used * lists // regions + STEPS_ACROSS * used * near
+    found: int = of_regions + steps * used * lists // regions + STEPS_ACROSS * used * near
+    return found
 
 
 def _rotation_work(link: Any, rows: int) -> Counter[int]:

@@ -55,6 +55,7 @@ def ensure_trained(
     from pipelines.index import build
     from pipelines.index.parts import sample
     from pipelines.index.proposal import empty_index
+    from pipelines.index.training import train
 
     where = plan_trained(layout, plan, proposal, train_rows=train_rows, seed=seed)
     if exists(where.manifest_url):
@@ -63,7 +64,7 @@ def ensure_trained(
     index = empty_index(proposal.key, plan.dim)
     if not index.is_trained:
         drawn = sample(plan.part_urls, train_rows, seed=seed, level=plan.levels[0])
-        build.train(index, drawn.vectors, key=proposal.key, seed=seed)
+        train(index, drawn.vectors, key=proposal.key, seed=seed)
     with staging() as folder:
         build.write(index, folder / FILE)
         entry = FileEntry.of(folder / FILE, FILE, 0)

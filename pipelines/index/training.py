@@ -7,8 +7,8 @@ Two things differ from `index.train` of FAISS, whose time they would take most o
   centroid is looked for in the nearest regions. The distances computed grow with lists^1.5 and not with lists^2.
 - The rotation of OPQ is learnt from 64 points a centroid and not 256.
 
-docs/index.md has what either costs in recall. Measured with FAISS 1.13.2: k-means, PQ training and filling give the same
-bytes with one and two threads; building an HNSW graph does not promise that, so graphs are built on one thread.
+docs/index.md has what either costs in recall. Measured with FAISS 1.13.2: k-means, PQ training and filling give the
+same bytes with one and two threads; building an HNSW graph does not promise that, so graphs are built on one thread.
 """
 
 import logging
@@ -197,4 +197,4 @@ def _k_means(vectors: np.ndarray, count: int, parameters: Any, metric: int) -> t
         flat = faiss.index_cpu_to_all_gpus(flat)
     clustering = faiss.Clustering(vectors.shape[1], count, parameters)
     clustering.train(vectors, flat)
-    return faiss.vector_to_array(clustering.centroids).reshape(count, -1), flat
+    return np.asarray(faiss.vector_to_array(clustering.centroids).reshape(count, -1)), flat

@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
-from pipelines.index import build
+from pipelines.index import build, training
 from pipelines.index.parts import Parts
 from pipelines.index.plan import plan_index
 from pipelines.index.proposal import Proposal, propose
@@ -25,9 +25,9 @@ def built(world, key, **settings):
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_kind_has_the_same_bytes_with_one_and_two_threads(world, key):
-    with build.threads(1):
+    with training.threads(1):
         one = faiss.serialize_index(built(world, key)).tobytes()
-    with build.threads(2):
+    with training.threads(2):
         assert faiss.serialize_index(built(world, key)).tobytes() == one
 
 

@@ -7,6 +7,7 @@ import pytest
 from pipelines.index import build
 from pipelines.index.estimate import estimate, train_work
 from pipelines.index.proposal import propose
+from pipelines.index.training import train
 from schemas.configs import Index
 from schemas.errors import IndexBuildError
 
@@ -39,7 +40,7 @@ def test_an_estimate_is_near_the_index_that_is_built():
     vectors = np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float32)
     found = estimate(20_000, 64, Index(max_memory="2MB"), part_rows=1000)
     index = faiss.index_factory(64, found.key, faiss.METRIC_INNER_PRODUCT)
-    build.train(index, vectors[: found.train_rows], key=found.key, seed=0)
+    train(index, vectors[: found.train_rows], key=found.key, seed=0)
     index.add(vectors)
     assert len(faiss.serialize_index(index)) == pytest.approx(found.serving_bytes, rel=0.1)
     assert found.disk_bytes == 2 * found.serving_bytes
