@@ -50,7 +50,7 @@ def run(system: str, root: Path) -> dict[str, Any]:
     folder = generation.queries.rpartition("/")[0]
     texts = read_table(f"{root}/{folder}/{queries.data.name}", ["text"])["text"].to_pylist()[: QUERIES + 1]
     snapshot = open_generation(layout)
-    beside = sum(file.size_bytes for file in (index.levels.ids, *index.levels.vectors)) if index.levels else 0
+    beside = index.beside_bytes if index.levels else 0
     records = [json.loads(path.read_text()) for path in resolve(resolve_encoder(name)).glob("training*.json")]
     figures = summary["metrics"]["text_to_image"]
     return {

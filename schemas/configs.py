@@ -73,6 +73,17 @@ class Embed(Config):
     max_reject_fraction: Fraction = 0.1  # of the dataset; more stops the job
 
 
+class Append(Config):
+    """How long an index takes new items in beside the old ones before it is merged, or trained, anew."""
+
+    enabled: bool = True
+    max_segments: Positive = 8  # more are merged
+    max_unmerged: Fraction = 0.1  # of the items, new and removed ones together; more are merged
+    max_changed: Fraction = 0.3  # of the items it was trained for, added and removed; more and it is trained anew
+    max_error_ratio: Annotated[float, Field(ge=1)] = 1.25  # quantization error of new items to that of the old ones
+    max_imbalance_ratio: Annotated[float, Field(ge=1)] = 1.5  # of the lists' lengths, to when it was trained
+
+
 class Index(Config):
     """What the index must promise."""
 
@@ -85,6 +96,9 @@ class Index(Config):
     seed: int = 0
     levels: Literal["auto", "finest", "coarse_to_fine"] = "auto"  # auto: coarse to fine if the encoder has levels
     shortlist: tuple[Positive, ...] | None = None  # K_m of coarse to fine; null: a tenth, a fiftieth, ... of the items
+    latency_budget_ms: Annotated[float, Field(gt=0)] | None = None  # a query alone, on the machine that builds
+    shards: Positive = 1  # files the index is left in; a search merges what it finds in them
+    append: Append = Append()
     refine: bool = False  # behind compressed vectors: whole ones, mapped from a file, order the best of them
 
     @model_validator(mode="after")

@@ -5,8 +5,9 @@
 <root>/embeddings/<dataset>/<encoder>/<shard>-<digest>.parquet | .rejects.parquet | .json (the commit record)
 <root>/queries/<dataset>/<digest>.parquet | .json      distinct queries with their vectors
 <root>/trained/<dataset>/<digest>/                     trained.faiss  manifest.json  <part>.lists | .json (partial)
-<root>/indexes/<dataset>/<digest>/                     index.faiss  tuning.json  manifest.json
-                                                       (with levels: ids.npy  embedding.npy  embedding_<width>.npy)
+<root>/indexes/<dataset>/<digest>/                     index.faiss  ids.npy  tuning.json  timings.json  manifest.json
+                                                       (with levels: embedding.npy  embedding_<width>.npy)
+                                                       (appended to another: lists  dead.parquet, no index.faiss)
 <root>/candidates/<dataset>/<digest>/                  candidates.parquet  manifest.json
 <root>/scores/<dataset>/<digest>/                      one Parquet of pair scores a shard, with its manifest
 <root>/rankings/<dataset>/<digest>/                    rankings.parquet  judgements.parquet  run.trec  qrels.trec
@@ -89,6 +90,10 @@ class Layout:
     def cache(self, kind: str, digest: str) -> str:
         """A memo: deleting it costs time, never correctness."""
         return self._at("cache", kind, f"{digest}.json")
+
+    def truth(self, digest: str) -> str:
+        """A memo: exact neighbours of queries."""
+        return self._at("cache", "truth", f"{short(digest)}.npz")
 
     def downloads(self) -> str:
         """Folder of fetched archives, kept until removed by hand."""

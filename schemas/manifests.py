@@ -116,7 +116,10 @@ class Counts(BaseModel):
 
 
 class FileEntry(BaseModel):
-    """A data file as it was committed: name relative to its manifest's folder, rows, size, SHA-256."""
+    """A data file as it was committed: name relative to its manifest's folder, rows, size, SHA-256.
+
+    A name may lead out of the folder, with `../` in front.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -124,6 +127,13 @@ class FileEntry(BaseModel):
     rows: int
     size_bytes: int
     sha256: str
+
+    def url(self, manifest_url: str) -> str:
+        """Where the file lies; without "..", which an object store takes for a folder."""
+        folder, name = manifest_url.rsplit("/", 1)[0], self.name
+        while name.startswith("../"):
+            folder, name = folder.rsplit("/", 1)[0], name[3:]
+        return f"{folder}/{name}"
 
     @classmethod
     def of(cls, local: Path, url: str, rows: int) -> Self:
@@ -190,6 +200,7 @@ class PartialManifest(Manifest):
     kind: Literal["partial"] = "partial"
     part: str  # digest of the vectors
     trained: str  # digest of the trained index
+    error: float  # mean quantization error of a sample of its rows; 0 where there are none
     data: FileEntry
 
 
@@ -203,8 +214,6 @@ class LevelsEntry(BaseModel):
       shortlist: items kept after each level but the last, K_m.
       coarse_recall: recall@`recall_k` of the index alone, against exact search at its own level.
       macs: multiply-adds a query, N d_1 + K_1 d_2 + ...; `flat_macs`: N d_M, of exhaustive search at the finest.
-      ids: file of the item ids, rising.
-      vectors: files of the levels above the first, a row an item in the order of `ids`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -215,13 +224,58 @@ class LevelsEntry(BaseModel):
     coarse_recall: float
     macs: int
     flat_macs: int
-    ids: FileEntry
-    vectors: tuple[FileEntry, ...]
 
     @property
     def refined(self) -> bool:
         """Whether whole vectors order what the index finds among compressed ones of the same level."""
         return self.columns[0] == self.columns[-1]
+
+
+class SegmentEntry(BaseModel):
+    """Items that were put into an index together; several segments share one trained index.
+
+    Attributes:
+      lists: of the first segment a whole FAISS file, of others inverted lists alone.
+      ids: item ids, int64, rising (NumPy).
+      vectors: of the levels above the first, (items, width) in the order of `ids` (NumPy); none for a flat search.
+      parts: digests of the embedding parts it was filled from and that are still served.
+      dead: items in it that are no longer served, in this form.
+      error: mean quantization error of its rows; None for kinds without inverted lists.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lists: FileEntry
+    ids: FileEntry
+    vectors: tuple[FileEntry, ...]
+    parts: tuple[str, ...]
+    dead: int = 0
+    error: float | None
+
+    @property
+    def alive(self) -> int:
+        """Items that are answers."""
+        return self.ids.rows - self.dead
+
+
+class Lineage(BaseModel):
+    """Where the centroids and codebooks of an index come from, and how far the items have moved on since.
+
+    Attributes:
+      trained: digest of the trained index.
+      rows: items there were when it was trained.
+      changed: items added or removed since then.
+      error: mean quantization error of the items there were then.
+      imbalance: imbalance factor of the lists then; 1 where all are equally long.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trained: str
+    rows: int
+    changed: int = 0
+    error: float
+    imbalance: float
 
 
 class IndexManifest(Manifest):
@@ -241,9 +295,28 @@ class IndexManifest(Manifest):
     recall: float  # at `recall_k`, tuning queries, against exact search at the finest level
     recall_k: int
     recall_target: float
+    self_found: float  # share of sampled items that their own vector finds among `recall_k`
     faiss_version: str
-    data: FileEntry
+    segments: tuple[SegmentEntry, ...]  # one, or several that a search merges
+    dead: FileEntry | None = Field(default=None, exclude_if=lambda value: value is None)  # table of what `dead` counts
+    lineage: Lineage | None  # of kinds with inverted lists
     levels: LevelsEntry | None = Field(default=None, exclude_if=lambda value: value is None)  # of coarse to fine
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the index itself, without ids and vectors beside it."""
+        return sum(segment.lists.size_bytes for segment in self.segments)
+
+    @property
+    def beside_bytes(self) -> int:
+        """Of the vectors that finer levels are searched in, and the ids of their rows."""
+        return sum(file.size_bytes for one in self.segments for file in (one.ids, *one.vectors))
+
+    @property
+    def content(self) -> str:
+        """Digest of its files."""
+        digests = [segment.lists.sha256 for segment in self.segments] + ([self.dead.sha256] if self.dead else [])
+        return digests[0] if len(digests) == 1 else digest_value(digests)
 
 
 class CandidatesManifest(Manifest):

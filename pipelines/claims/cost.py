@@ -57,8 +57,8 @@ def measure(dims: Sequence[int], items: int, queries: int, folder: Path) -> list
     np.save(folder / IDS, ids)
     for path, width in zip(names, dims[1:], strict=True):
         np.save(path, unit(generator, items, width))
-    levels = read_levels(folder / IDS, tuple(names))  # mapped, as they are served
-    coarse, finest = unit(generator, items, dims[0]), levels.vectors[-1]
+    levels = read_levels([(folder / IDS, names)])  # mapped, as they are served
+    coarse, finest = unit(generator, items, dims[0]), np.load(names[-1], mmap_mode="r")[:]
     texts = [unit(generator, queries, width) for width in dims]
 
     def flat(number: int) -> np.ndarray:

@@ -197,19 +197,19 @@ def _index(state: Published) -> IndexFacts:
         recall=manifest.recall,
         recall_k=manifest.recall_k,
         recall_target=manifest.recall_target,
-        size_bytes=manifest.data.size_bytes,
+        size_bytes=manifest.size_bytes,
         curves=(Curve("text queries", text, chosen), Curve("image queries", image, chosen)),
-        levels=_levels(manifest.levels) if manifest.levels else None,
+        levels=_levels(manifest.levels, manifest.beside_bytes) if manifest.levels else None,
     )
 
 
-def _levels(levels: LevelsEntry) -> LevelFacts:
+def _levels(levels: LevelsEntry, size_bytes: int) -> LevelFacts:
     return LevelFacts(
         refined=levels.refined,
         dims=levels.dims,
         shortlist=levels.shortlist,
         coarse_recall=levels.coarse_recall,
-        size_bytes=sum(file.size_bytes for file in (levels.ids, *levels.vectors)),
+        size_bytes=size_bytes,
         saved=levels.flat_macs / levels.macs,
     )
 
@@ -251,7 +251,7 @@ def _digests(state: Published) -> dict[str, str]:
         "generation": state.generation.content,
         "embeddings": state.generation.embeddings_digest,
         "encoder": state.index.encoder,
-        "index": state.index.data.sha256,
+        "index": state.index.content,
         "queries": state.queries.data.sha256,
     }
     if state.rankings:

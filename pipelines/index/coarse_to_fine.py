@@ -35,17 +35,50 @@ First = Callable[[np.ndarray, int], np.ndarray]
 
 
 @dataclass(frozen=True)
+class Stacked:
+    """Arrays (rows, width) as if they stood on top of each other, never copied into one.
+
+    Attributes:
+      arrays: of one width and dtype.
+      starts: int64 (arrays + 1,), the first row of each, and the number of all.
+    """
+
+    arrays: tuple[np.ndarray, ...]
+    starts: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and width of all."""
+        return int(self.starts[-1]), self.arrays[0].shape[1]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return self.arrays[0].itemsize
+
+    def take(self, rows: np.ndarray, axis: int = 0) -> np.ndarray:
+        """Some rows, as `np.ndarray.take` along the first axis gives them."""
+        found = np.empty((len(rows), self.shape[1]), self.arrays[0].dtype)
+        owner = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(owner):
+            mine = owner == number
+            found[mine] = self.arrays[number].take(rows[mine] - self.starts[number], axis=axis)
+        return found
+
+
+@dataclass(frozen=True)
 class Levels:
     """The vectors above the coarsest level, a row an item; memory-mapped, only the rows asked for are read.
 
     Attributes:
       ids: int64 (N,), rising.
-      vectors: float32 or float16 (N, d_m) of each level above the first, coarse to fine, in the order of `ids`; L2
-        norm 1.
+      vectors: float32 or float16 (N, d_m) of each level above the first, coarse to fine; L2 norm 1.
+      places: int64 (N,), the row of each id in `vectors`; None where they are in the order of `ids`.
     """
 
     ids: np.ndarray
-    vectors: tuple[np.ndarray, ...]
+    vectors: tuple[np.ndarray | Stacked, ...]
+    places: np.ndarray | None = None
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """The rows of items int64 (K,), rising.
@@ -76,12 +109,16 @@ class Levels:
           Exact finest scores float32 (k,), falling, and ids int64 (k,); fewer where `rows` are.
         """
         for vectors, query, count in zip(self.vectors[:-1], queries[:-1], keep, strict=True):
-            rows = rows[nearest_rows(_gathered(vectors, rows), query, count)]
-        finest = _gathered(self.vectors[-1], rows)
+            rows = rows[nearest_rows(self._gathered(vectors, rows), query, count)]
+        finest = self._gathered(self.vectors[-1], rows)
         best = nearest_rows(finest, queries[-1], k)
         scores = pair_scores(queries[-1], finest, best)
         order = np.lexsort((best, -scores))  # rows rise with ids
         return scores[order], self.ids[rows[best[order]]]
+
+    def _gathered(self, vectors: np.ndarray | Stacked, rows: np.ndarray) -> np.ndarray:
+        places = rows if self.places is None else self.places[rows]
+        return vectors.take(places, axis=0).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
@@ -131,10 +168,6 @@ class CoarseToFine:
                 rows = self.levels.rows_of(candidates)
                 scores[row], ids[row] = self.levels.descend(rows, [q[row] for q in finer], keep, k)
         return scores, ids
-
-
-def _gathered(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    return vectors.take(rows, axis=0).astype(np.float32, copy=False)
 
 
 def default_shortlist(items: int, levels: int) -> tuple[int, ...]:

@@ -1,138 +1,271 @@
-"""The index stage: plan, refuse, propose, build, reopen, tune, publish; a finished index is skipped at once."""
+"""The index stage: plan, refuse, train or reuse, fill, merge, reopen, tune, publish; a finished index is skipped."""
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.index.plan import IndexPlan, pending, plan_index, promise
+from pipelines.index.plan import Base, IndexPlan, config_digest, pending, plan_index
 from schemas.commits import encode_json, exists, publish_bytes, publish_file, staging
-from schemas.digests import digest_file, digest_value
-from schemas.errors import LedgerError
+from schemas.errors import IndexBuildError, LedgerError
 from schemas.jobs import Job
-from schemas.manifests import EmbeddingManifest, FileEntry, IndexManifest, LevelsEntry
+from schemas.manifests import EmbeddingManifest, IndexManifest, LevelsEntry, Lineage
 
 if TYPE_CHECKING:
+    from pipelines.index.assemble import Assembled
     from pipelines.index.partial import PlannedPartial
     from pipelines.index.proposal import Proposal
+    from pipelines.index.trained import Trained
+    from pipelines.index.tune import Start, Tuning
 
 log = logging.getLogger(__name__)
 
-FILE = "index.faiss"
 
-
-def run(job: Job, embedding_manifest_urls: Sequence[str], queries_manifest_url: str) -> str:
+def run(job: Job, embedding_manifest_urls: Sequence[str], queries_manifest_url: str, base: Base | None = None) -> str:
     """Builds and tunes the index of a set of embedding parts, unless it is there.
 
+    Args:
+      base: the index being served, to work the changes into; see `plan_index` and `reuse`.
+
     Returns:
-      URL of the index manifest. Beside it: `index.faiss`, `tuning.json` (see `tune.Tuning`) and
-      `timings.json` (milliseconds per query as measured on this machine, the only file that differs between runs);
-      for coarse to fine also the vectors of the levels above the index (see `levels`).
+      URL of the index manifest. Beside it: `index.faiss` and `ids.npy` (or, appended to another, those of what is new),
+      `tuning.json` (see `tune.Tuning`) and `timings.json` (milliseconds and seconds as measured on this machine, the
+      only file that differs between runs); for coarse to fine also the vectors of the levels above the index.
 
     Raises:
       InputError, StaleError: the parts cannot be indexed together (see `plan_index` and `parts.check`).
       ConfigError: `index.key`, a size or the levels in the config make no sense.
-      IndexBuildError: nothing fits into the memory allowed, or the recall target is out of reach.
+      IndexBuildError: nothing fits into the memory allowed, or the recall target or the latency is out of reach.
     """
-    plan = plan_index(job, embedding_manifest_urls, queries_manifest_url)
+    plan = plan_index(job, embedding_manifest_urls, queries_manifest_url, base)
     if not pending(plan):
         log.debug("index %s is there", plan.manifest_url)
         return plan.manifest_url
     with staging() as folder:
-        manifest = _make(job, plan, folder)
-        beside = [entry.name for entry in (manifest.levels.ids, *manifest.levels.vectors)] if manifest.levels else []
-        for name in (FILE, *beside, "tuning.json", "timings.json"):
-            publish_file(folder / name, f"{plan.folder}/{name}")
+        manifest = _Making(job, plan, folder).make()
+        made = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        for path in made:
+            publish_file(path, f"{plan.folder}/{path.relative_to(folder).as_posix()}")
     manifest.commit(plan.manifest_url)
     log.info("index %s: %s at %s, recall %.4f", plan.manifest_url, manifest.key, manifest.parameters, manifest.recall)
     return plan.manifest_url
 
 
-def _make(job: Job, plan: IndexPlan, folder: Path) -> IndexManifest:
-    """Index, tuning and timings as local files in `folder`, and the manifest to be committed last."""
-    from pipelines.index import build, parts
-    from pipelines.index.levels import read_levels, write_levels
-    from pipelines.index.proposal import propose
-    from pipelines.index.search import Searcher, read_file
-    from pipelines.index.tune import tune
+class _Making:
+    """One index being made in a local folder."""
 
+    def __init__(self, job: Job, plan: IndexPlan, folder: Path) -> None:
+        self.job, self.plan, self.folder = job, plan, folder
+        self.config = job.dataset.index
+        self.seconds: dict[str, float] = {}
+
+    def make(self) -> IndexManifest:
+        """All files, and the manifest to be committed last."""
+        from pipelines.index.reuse import decide
+
+        decision = decide(self.plan, self.config)
+        if self.plan.change is not None:
+            log.info("index of %s: %s: %s", self.job.layout.dataset, decision.action, decision.reason)
+        if decision.action != "train":
+            made = self._reused(decision.action)
+            if made is not None:
+                return made
+            _emptied(self.folder)
+        return self._trained_anew()
+
+    def _trained_anew(self) -> IndexManifest:
+        """From the parts alone."""
+        from pipelines.index import assemble, build, partial, parts
+        from pipelines.index.proposal import propose
+        from pipelines.index.trained import ensure_trained
+
+        plan, config = self.plan, self.config
+        proposal = propose(plan.rows, plan.dim, config)
+        train_rows = build.training_rows(proposal, plan.rows, plan.dim, config)
+        needed = build.build_bytes(
+            proposal, plan.dim, train_rows=train_rows, part_rows=max(part.data.rows for part in plan.parts)
+        )
+        build.refuse(needed, proposal, plan.rows, plan.dim, config)
+        with self._timed("check"):
+            for level, dim in zip(plan.levels, plan.dims, strict=True):
+                parts.check(plan.part_urls, dim=dim, level=level)
+        log.info("building %s: %s", proposal.key, proposal.reason)
+        with self._timed("train"):
+            where, index = ensure_trained(self.job.layout, plan, proposal, train_rows=train_rows, seed=config.seed)
+        if not partial.can_be_partial(index):
+            if config.shards > 1:
+                log.warning("index.shards: %s has no inverted lists, it is one file", proposal.key)
+            with self._timed("fill"):
+                made = assemble.in_one_process(plan, index, self.folder)
+            return self._measured(made, proposal, train_rows, lineage=None)
+        made = self._merged(where, index, plan.part_urls)
+        return self._measured(made, proposal, train_rows, lineage=_lineage(where.digest, plan, made))
+
+    def _reused(self, action: str) -> IndexManifest | None:
+        """With what the base was trained to; None where that no longer does."""
+        from pipelines.index import assemble, parts
+        from pipelines.index.proposal import Proposal, estimated_bytes
+        from pipelines.index.reuse import added_rows, drifted, imbalance_of, removed_rows
+        from pipelines.index.trained import named, open_trained
+        from pipelines.index.tune import Start, read_tuning
+        from schemas.manifests import TrainedManifest
+
+        plan, change = self.plan, self.plan.change
+        if change is None:
+            return None
+        built, lineage, before = change.built, change.built.lineage, read_tuning(change.base.manifest)[0]
+        proposal = Proposal(built.key, before.reason, estimated_bytes(built.key, plan.rows, plan.dim))
+        start = Start(built.parameters, built.levels.shortlist if built.levels else ())
+        if lineage is None:  # only the queries are others
+            made = assemble.beside(change, plan, None, lambda _: [], self.folder)
+            return self._measured(made, proposal, before.train_rows, lineage=None, start=start)
+        where = named(self.job.layout, lineage.trained)
+        if not exists(where.manifest_url):
+            log.info("trained %s is gone; training anew", where.manifest_url)
+            return None
+        with self._timed("check"):
+            for level, dim in zip(plan.levels, plan.dims, strict=True):
+                parts.check(change.added, dim=dim, level=level)
+        trained = open_trained(where)
+        if action == "merge":
+            made = self._merged(where, trained, plan.part_urls)
+        else:
+            with self._timed("merge"):
+                made = assemble.beside(change, plan, trained, self._filled(where), self.folder)
+        error = made.segments[-1].error if change.added and action == "append" else None
+        imbalance = imbalance_of(made.sizes) if made.sizes is not None else 1.0
+        reason = drifted(lineage, error=error, imbalance=imbalance, config=self.config)
+        if reason is not None:
+            log.info("training anew: %s", reason)
+            return None
+        changed = lineage.changed + added_rows(change) + removed_rows(change)
+        lineage = lineage.model_copy(update={"changed": changed})
+        rows = TrainedManifest.read(where.manifest_url).rows
+        try:
+            return self._measured(made, proposal, rows, lineage=lineage, start=start if action != "merge" else None)
+        except IndexBuildError as error:
+            log.warning("training anew: %s", error)
+            return None
+
+    def _merged(self, where: "Trained", trained: Any, parts: Sequence[str]) -> "Assembled":
+        from pipelines.index import assemble
+
+        filled = self._filled(where)
+        filled(parts)  # all at once: Beam spreads them over all workers there are
+        with self._timed("merge"):
+            return assemble.from_partials(self.plan, trained, filled, self.folder, shards=self.config.shards)
+
+    def _filled(self, where: "Trained") -> "Any":
+        """Partial indexes of some parts, filled by Beam where they are not there."""
+        from pipelines import progress
+        from pipelines.index import partial
+
+        def filled(parts: Sequence[str]) -> "list[PlannedPartial]":
+            planned = partial.plan_partials(self.job.layout, where.digest, parts, self.plan.levels[0])
+            todo = [one for one in planned if not exists(one.manifest)]
+            if todo:
+                from pipelines.index.transforms import fill_partials
+
+                rows = sum(EmbeddingManifest.read(one.part).data.rows for one in todo)
+                with (
+                    self._timed("fill"),
+                    progress.watch(f"index {self.job.layout.dataset}", total=rows, unit="vectors"),
+                ):
+                    fill_partials(todo, where, beam_args=self.job.beam_args)
+            return planned
+
+        return filled
+
+    def _measured(
+        self,
+        made: "Assembled",
+        proposal: "Proposal",
+        train_rows: int,
+        *,
+        lineage: Lineage | None,
+        start: "Start | None" = None,
+    ) -> IndexManifest:
+        """Reopens what was written, tunes it, and says what it promises."""
+        from pipelines.index.levels import read_levels
+        from pipelines.index.search import open_files
+        from pipelines.index.tune import tune
+
+        plan, config = self.plan, self.config
+        searcher = open_files([lists for lists, _, _ in made.files], made.dead, {})
+        if searcher.items != plan.rows:
+            raise LedgerError(f"the index holds {searcher.items} vectors, the manifests say {plan.rows}")
+        levels = None
+        if len(plan.levels) > 1:
+            levels = read_levels([(ids, vectors) for _, ids, vectors in made.files], made.dead)
+        if plan.refined and searcher.keeps_whole_vectors:
+            log.warning("index.refine: %s keeps whole vectors already, a second copy only costs time", proposal.key)
+        with self._timed("tune"):
+            tuning, times = tune(
+                searcher,
+                levels,
+                plan,
+                proposal,
+                train_rows=train_rows,
+                config=config,
+                layout=self.job.layout,
+                start=start,
+            )
+        publish_bytes(encode_json(tuning.model_dump(mode="json")), str(self.folder / "tuning.json"))
+        timings = {
+            "ms_per_query": {label: spent.batch for label, spent in times.items()},
+            "ms_alone": {label: spent.alone for label, spent in times.items()},
+            "seconds": {step: round(value, 2) for step, value in self.seconds.items()},
+        }
+        publish_bytes(encode_json(timings), str(self.folder / "timings.json"))
+        return _manifest(self.job, plan, made, tuning, lineage)
+
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        started = time.monotonic()
+        within = sum(self.seconds.values())
+        yield
+        spent = time.monotonic() - started - (sum(self.seconds.values()) - within)  # of steps inside, each its own
+        self.seconds[step] = self.seconds.get(step, 0.0) + spent
+
+
+def _lineage(trained: str, plan: IndexPlan, made: "Assembled") -> Lineage | None:
+    from pipelines.index.reuse import imbalance_of
+
+    if made.sizes is None:
+        return None
+    rows = sum(segment.ids.rows for segment in made.segments)
+    error = sum((segment.error or 0.0) * segment.ids.rows for segment in made.segments) / max(1, rows)
+    return Lineage(trained=trained, rows=plan.rows, error=round(error, 6), imbalance=imbalance_of(made.sizes))
+
+
+def _manifest(job: Job, plan: IndexPlan, made: "Assembled", tuning: "Tuning", lineage: Lineage | None) -> IndexManifest:
     config = job.dataset.index
-    proposal = propose(plan.rows, plan.dim, config)
-    train_rows = build.training_rows(proposal, plan.rows, plan.dim, config)
-    part_rows = max(part.data.rows for part in plan.parts)
-    needed = build.build_bytes(proposal, plan.dim, train_rows=train_rows, part_rows=part_rows)
-    build.refuse(needed, proposal, plan.rows, plan.dim, config)
-    for level, dim in zip(plan.levels, plan.dims, strict=True):
-        parts.check(plan.part_urls, dim=dim, level=level)
-    log.info("building %s: %s", proposal.key, proposal.reason)
-    index = _filled(job, plan, proposal, train_rows)
-    build.write(index, folder / FILE)
-    del index
-    reopened = read_file(folder / FILE)  # what is measured is what will be served
-    searcher, levels, files = Searcher(reopened, {}), None, None
-    if plan.refined and searcher.keeps_whole_vectors:
-        log.warning("index.refine: %s keeps whole vectors already, a second copy only costs time", proposal.key)
-    if len(plan.levels) > 1:
-        files = write_levels(plan, folder)
-        levels = read_levels(folder / files[0].name, tuple(folder / entry.name for entry in files[1]))
-    tuning, times = tune(searcher, levels, plan, proposal, train_rows=train_rows, config=config)
-    publish_bytes(encode_json(tuning.model_dump(mode="json")), str(folder / "tuning.json"))
-    publish_bytes(encode_json({"ms_per_query": times}), str(folder / "timings.json"))
     return IndexManifest(
         dataset=job.layout.dataset,
         embeddings=plan.embeddings_digest,
         queries=plan.queries.data.sha256,
-        config_digest=digest_value(promise(config, plan.levels)),
+        config_digest=config_digest(config, plan.levels),
         encoder=plan.parts[0].encoder,
-        key=proposal.key,
+        key=tuning.key,
         parameters=tuning.chosen,
         rows=plan.rows,
         dim=plan.dim,
         recall=tuning.recall,
         recall_k=config.recall_k,
         recall_target=config.recall_target,
+        self_found=tuning.self_found,
         faiss_version=version("faiss-cpu"),
-        data=FileEntry(
-            name=FILE,
-            rows=plan.rows,
-            size_bytes=(folder / FILE).stat().st_size,
-            sha256=digest_file(str(folder / FILE)),
-        ),
-        levels=LevelsEntry(**tuning.levels.promised(), ids=files[0], vectors=files[1])
-        if tuning.levels is not None and files is not None
-        else None,
+        segments=made.segments,
+        dead=made.table,
+        lineage=lineage,
+        levels=LevelsEntry(**tuning.levels.promised()) if tuning.levels is not None else None,
     )
 
 
-def _filled(job: Job, plan: IndexPlan, proposal: "Proposal", train_rows: int) -> Any:
-    """The trained index with every item in it: filled part by part where its kind allows, by all workers there are.
-
-    Raises:
-      LedgerError: it does not hold as many vectors as the manifests say.
-    """
-    from pipelines import progress
-    from pipelines.index import build, partial
-    from pipelines.index.parts import Parts
-    from pipelines.index.trained import ensure_trained
-
-    where, index = ensure_trained(job.layout, plan, proposal, train_rows=train_rows, seed=job.dataset.index.seed)
-    if partial.can_be_partial(index):
-        planned = partial.plan_partials(job.layout, where.digest, plan.part_urls, plan.levels[0])
-        todo = [one for one in planned if not exists(one.manifest)]
-        if todo:
-            from pipelines.index.transforms import fill_partials
-
-            with progress.watch(f"index {job.layout.dataset}", total=_rows(todo), unit="vectors"):
-                fill_partials(todo, where, beam_args=job.beam_args)
-        partial.merge(index, (partial.data_of(one) for one in planned))
-    else:
-        index = build.with_ids(index)
-        build.fill(index, Parts(plan.part_urls, plan.levels[0]))
-    if index.ntotal != plan.rows:
-        raise LedgerError(f"the index holds {index.ntotal} vectors, the manifests say {plan.rows}")
-    return index
-
-
-def _rows(planned: Sequence["PlannedPartial"]) -> int:
-    return sum(EmbeddingManifest.read(one.part).data.rows for one in planned)
+def _emptied(folder: Path) -> None:
+    """Removes what an attempt has left."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()

@@ -4,20 +4,25 @@ For kinds with inverted lists only: their entries depend on the trained index an
 order of the parts, they are the lists that one process would have filled, byte for byte.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipelines.index.lists import write_lists
 from pipelines.index.parts import Parts
+from pipelines.index.training import quantization_error
 from schemas.commits import exists, staging
 from schemas.digests import digest_value
-from schemas.errors import InputError, LedgerError
+from schemas.errors import LedgerError
 from schemas.layout import Layout
 from schemas.manifests import EmbeddingManifest, FileEntry, PartialManifest
 
-RECIPE = 1
+RECIPE = 2
+
+ERROR_ROWS = 512
+"""Of a part, at least where it has so many, whose quantization error is measured."""
 
 
 class PlannedPartial(NamedTuple):
@@ -71,10 +76,13 @@ def fill_partial(planned: PlannedPartial, empty: Any) -> PartialManifest:
     if exists(planned.manifest):
         return PartialManifest.read(planned.manifest)
     lists = faiss.extract_index_ivf(empty)
+    rows = EmbeddingManifest.read(planned.part).data.rows
+    step, errors = max(1, rows // ERROR_ROWS), []
     try:
         for block in Parts((planned.part,), planned.level):
-            empty.add_with_ids(np.ascontiguousarray(block.vectors), block.ids)
-        rows = EmbeddingManifest.read(planned.part).data.rows
+            vectors = np.ascontiguousarray(block.vectors)
+            errors.append(quantization_error(empty, vectors[::step]))
+            empty.add_with_ids(vectors, block.ids)
         if lists.ntotal != rows:
             raise LedgerError(f"{planned.part}: {lists.ntotal} vectors went into its partial index, it holds {rows}")
         with staging() as folder:
@@ -83,55 +91,11 @@ def fill_partial(planned: PlannedPartial, empty: Any) -> PartialManifest:
             return PartialManifest(
                 part=EmbeddingManifest.read(planned.part).data.sha256,
                 trained=planned.trained,
+                error=round(float(np.mean(errors)), 6) if errors else 0.0,
                 data=FileEntry.of(local, planned.data, rows),
             ).commit_unit(planned.manifest, {local: planned.data}, subject=f"partial index of {planned.part}")
     finally:
         empty.reset()
-
-
-def merge(index: Any, files: Iterable[Path]) -> None:
-    """Fills an empty trained index with the lists of partial ones, in their order; memory: the index and one part.
-
-    Raises:
-      InputError: a file is damaged, or of another trained index.
-    """
-    import faiss
-
-    whole = faiss.extract_index_ivf(index)
-    for path in files:
-        lists = read_lists(path)
-        if lists.nlist != whole.nlist or lists.code_size != whole.code_size:
-            raise InputError(
-                f"{path}: {lists.nlist} lists of {lists.code_size} bytes an item, expected {whole.nlist} of "
-                f"{whole.code_size}; remove it to have it made again"
-            )
-        added = lists.compute_ntotal()
-        whole.invlists.merge_from(lists, 0)
-        whole.ntotal += added
-    index.ntotal = whole.ntotal
-
-
-def write_lists(lists: Any, path: Path) -> None:
-    """Writes inverted lists alone: the quantizer is in the trained index."""
-    import faiss
-
-    writer = faiss.FileIOWriter(str(path))
-    faiss.write_InvertedLists(lists, writer)
-    del writer  # closes the file
-
-
-def read_lists(path: Path) -> Any:
-    """Inverted lists as `write_lists` wrote them.
-
-    Raises:
-      InputError: not such a file.
-    """
-    import faiss
-
-    try:
-        return faiss.read_InvertedLists(faiss.FileIOReader(str(path)))
-    except RuntimeError as error:
-        raise InputError(f"{path}: not inverted lists: {str(error).strip().splitlines()[-1]}") from error
 
 
 def data_of(planned: PlannedPartial, cache: Path | None = None) -> Path:

@@ -13,7 +13,7 @@ from pipelines.index.plan import LEVEL
 from schemas.embeddings import part_url, read_parts, refuse_bad_vectors
 from schemas.errors import InputError, StaleError
 from schemas.manifests import EmbeddingManifest
-from schemas.parquet import vectors
+from schemas.parquet import read_table, vectors
 
 BLOCK_ROWS = 1 << 15
 """Rows handed out at once: 64 MiB of float32 at width 512, and enough for a matrix product to run at full speed."""
@@ -46,6 +46,13 @@ class Parts:
                 yield Block(ids[start : start + BLOCK_ROWS], part.vectors[start : start + BLOCK_ROWS])
 
 
+def ids_of(urls: Sequence[str]) -> np.ndarray:
+    """Item ids of some parts, int64, rising; the vectors are not read."""
+    tables = (read_table(part_url(url, EmbeddingManifest.read(url)), ["item_id"]) for url in urls)
+    found = [table.column("item_id").to_numpy() for table in tables]
+    return np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
+
+
 def check(urls: Sequence[str], *, dim: int, level: str = LEVEL) -> None:
     """Reads one level of everything and refuses what would spoil an index, before any long work.
 
@@ -73,14 +80,39 @@ def check(urls: Sequence[str], *, dim: int, level: str = LEVEL) -> None:
         raise InputError(f"item id {ids[0]}: expected 0 or more; ids are made by schemas.ids.item_id")
 
 
-def _name_duplicate(urls: Sequence[str], number: int) -> None:
-    """Says where an id is used twice; a second read, but only on the way to an error."""
+def check_ids(new: np.ndarray, old: Sequence[tuple[np.ndarray, np.ndarray]], urls: Sequence[str]) -> None:
+    """Refuses items that are in an index already.
+
+    Args:
+      new: int64, rising.
+      old: ids of each segment, rising, and those among them that are dead.
+      urls: embedding manifests of the new ones.
+
+    Raises:
+      InputError: names the first item, and how often it is used.
+    """
+    for ids, dead in old:
+        place = np.searchsorted(ids, new)
+        place[place == len(ids)] = 0
+        there = ids[place] == new if len(ids) else np.zeros(len(new), bool)
+        twice = new[there & ~np.isin(new, dead)]
+        if len(twice):
+            _name_duplicate(urls, int(twice[0]), elsewhere=1)
+
+
+def _name_duplicate(urls: Sequence[str], number: int, *, elsewhere: int = 0) -> None:
+    """Says where an id is used twice; a second read, but only on the way to an error.
+
+    Args:
+      elsewhere: uses beyond these parts, in the index that they come to.
+    """
     places: list[str] = []
     for part in read_parts(urls, ["item_id", "key", "shard"], level=LEVEL):
         rows = np.flatnonzero(part.table.column("item_id").to_numpy() == number)
         places += [f"{part.table['key'][row]} in {part.table['shard'][row]}" for row in rows]
     raise InputError(
-        f"item id {number} is used {len(places)} times: {'; '.join(places[:3])}. Keys must be unique in a dataset; "
+        f"item id {number} is used {len(places) + elsewhere} times: {'; '.join(places[:3])}"
+        f"{', and in the index already' if elsewhere else ''}. Keys must be unique in a dataset; "
         "set `key_scope: shard` in the dataset config when they are unique only within a shard"
     )
 

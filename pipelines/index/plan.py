@@ -1,20 +1,50 @@
 """What index would be built of which parts, and whether it is there already; light, so that a rerun takes no time."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from schemas.commits import exists
 from schemas.configs import Index
 from schemas.digests import digest_value
 from schemas.errors import ConfigError, InputError, StaleError
 from schemas.jobs import Job
-from schemas.manifests import EmbeddingManifest, QueriesManifest, embedding_set_digest
+from schemas.manifests import EmbeddingManifest, IndexManifest, QueriesManifest, embedding_set_digest
+
+log = logging.getLogger(__name__)
 
 LEVEL = "embedding"
 """The vector column that orders the answers: the finest, or only, level."""
 
 RECIPE = 3
 """Of everything below that changes an index's bytes or its operating point; raise it when it changes."""
+
+
+class Base(NamedTuple):
+    """An index that is there, and that another may be made of.
+
+    Attributes:
+      manifest: its URL.
+      parts: embedding manifests it was built of.
+    """
+
+    manifest: str
+    parts: tuple[str, ...]
+
+
+class Change(NamedTuple):
+    """What became of the parts of a base.
+
+    Attributes:
+      base: where it is.
+      built: its manifest.
+      added, removed: embedding manifests, and of the base, that the other does not have.
+    """
+
+    base: Base
+    built: IndexManifest
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
 
 
 class IndexPlan(NamedTuple):
@@ -32,6 +62,7 @@ class IndexPlan(NamedTuple):
       rows: vectors to index.
       levels: vector columns, coarse to fine; the first is indexed. One alone: a flat search; the same twice: refined.
       dims: their widths.
+      change: since an index that this one may be made of; None: from the parts alone.
     """
 
     digest: str
@@ -44,6 +75,7 @@ class IndexPlan(NamedTuple):
     rows: int
     levels: tuple[str, ...]
     dims: tuple[int, ...]
+    change: Change | None = None
 
     @property
     def dim(self) -> int:
@@ -61,8 +93,14 @@ class IndexPlan(NamedTuple):
         return embedding_set_digest(list(self.parts))
 
 
-def plan_index(job: Job, embedding_manifest_urls: Sequence[str], queries_manifest_url: str) -> IndexPlan:
+def plan_index(
+    job: Job, embedding_manifest_urls: Sequence[str], queries_manifest_url: str, base: Base | None = None
+) -> IndexPlan:
     """Plans an index from manifests alone; nothing else is read.
+
+    Args:
+      base: the index being served. Of the same parts and queries it is the plan's own; else, where it was made as this
+        one would be, what changed since is worked into it (see `reuse`), unless there is one of these parts already.
 
     Raises:
       ConfigError: `index.levels` or `index.shortlist` do not fit the encoder.
@@ -77,29 +115,56 @@ def plan_index(job: Job, embedding_manifest_urls: Sequence[str], queries_manifes
     levels = levels_of(parts[0].dims, config) if parts else (LEVEL,)
     _refuse_what_does_not_fit(parts, urls, levels)
     _refuse_other_queries(parts[0], urls[0], queries, queries_manifest_url, levels)
-    digest = digest_value(
-        {
-            "embeddings": embedding_set_digest(list(parts)),
-            "queries": queries.data.sha256,
-            "index": promise(config, levels),
-            **({"level": LEVEL} if len(levels) == 1 else {"levels": list(levels)}),
-            "recipe": RECIPE,
-        }
-    )
-    folder = job.layout.index(digest)
-    rows = sum(m.data.rows for m in parts)
+    inputs = {
+        "embeddings": embedding_set_digest(list(parts)),
+        "queries": queries.data.sha256,
+        "config": config_digest(config, levels),
+    }
+    folder = job.layout.index(digest_value(inputs))
+    change = None
+    if base is not None and config.append.enabled and not exists(f"{folder}/manifest.json"):
+        change = _change(base, parts, urls, inputs["config"])
+    if change is not None:
+        if (change.built.embeddings, change.built.queries) == (inputs["embeddings"], inputs["queries"]):
+            folder, change = change.base.manifest.rsplit("/", 1)[0], None
+        else:
+            inputs["base"] = digest_value(change.built.model_dump(mode="json"))
+            folder = job.layout.index(digest_value(inputs))
     return IndexPlan(
-        digest,
+        digest_value(inputs),
         folder,
         f"{folder}/manifest.json",
         urls,
         parts,
         queries_manifest_url,
         queries,
-        rows,
+        sum(m.data.rows for m in parts),
         levels,
         tuple(parts[0].dims[column] for column in levels),
+        change,
     )
+
+
+def _change(base: Base, parts: Sequence[EmbeddingManifest], urls: Sequence[str], wanted_config: str) -> Change | None:
+    """What changed since a base; None where nothing of it can be used: made otherwise, of another encoder, or gone."""
+    if not all(exists(url) for url in (base.manifest, *base.parts)):
+        return None
+    try:
+        built = IndexManifest.read(base.manifest)
+    except InputError as error:
+        log.warning("the index being served is not built on: %s", error)
+        return None
+    if (built.encoder, built.config_digest) != (parts[0].encoder, wanted_config):
+        return None
+    before = {url: EmbeddingManifest.read(url) for url in base.parts}
+    if embedding_set_digest(list(before.values())) != built.embeddings:
+        return None
+    kept = {m.data.sha256 for m in parts} & {m.data.sha256 for m in before.values()}
+    added = tuple(url for url, m in zip(urls, parts, strict=True) if m.data.sha256 not in kept)
+    removed = tuple(url for url, m in before.items() if m.data.sha256 not in kept)
+    if built.lineage is None and (added or removed):
+        return None
+    return Change(base, built, added, removed)
 
 
 def levels_of(dims: Mapping[str, int], config: Index) -> tuple[str, ...]:
@@ -134,10 +199,11 @@ def levels_of(dims: Mapping[str, int], config: Index) -> tuple[str, ...]:
     return (*coarser, LEVEL)
 
 
-def promise(config: Index, levels: Sequence[str] = (LEVEL,)) -> dict[str, Any]:
-    """What of the index config can change a byte; `levels` has decided the levels."""
+def config_digest(config: Index, levels: Sequence[str] = (LEVEL,)) -> str:
+    """Of all of the index config that can change a byte, `levels` having decided the levels, and of the recipe."""
     flat = {"shortlist"} if len(levels) == 1 else set()
-    return config.model_dump(mode="json", exclude={"levels"} | flat)
+    promised = config.model_dump(mode="json", exclude={"levels", "append"} | flat)
+    return digest_value({**promised, "columns": list(levels), "recipe": RECIPE})
 
 
 def pending(plan: IndexPlan) -> bool:

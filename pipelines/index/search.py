@@ -3,7 +3,7 @@
 import logging
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.index.exact import sort_hits
+from pipelines.index.segments import Segments, open_segments
 from schemas.digests import digest_file
 from schemas.errors import InputError
 from schemas.manifests import FileEntry, IndexManifest
@@ -31,14 +32,26 @@ class Searcher:
     """An open index. Searching changes nothing in it, so one Searcher serves all threads.
 
     Attributes:
-      index: the FAISS index.
+      index: the FAISS index; of several segments the first.
       point: operating point used when `search` is given none.
       manifest: what the index was built from and promises; None for a bare file.
+      segments: all of them, where there are several or some items are dead.
     """
 
     index: Any
     point: Point
     manifest: IndexManifest | None = None
+    segments: Segments | None = None
+
+    @property
+    def items(self) -> int:
+        """Items that may be answers."""
+        return self.segments.alive if self.segments else int(self.index.ntotal)
+
+    @property
+    def dead(self) -> list[np.ndarray] | None:
+        """Ids that are no answers, of each segment; None where all is one."""
+        return [segment.dead for segment in self.segments.segments] if self.segments else None
 
     @property
     def keeps_whole_vectors(self) -> bool:
@@ -75,20 +88,20 @@ class Searcher:
             raise InputError(f"queries: expected shape (Q, {self.index.d}), got {vectors.shape}")
         if not np.isfinite(vectors).all():
             raise InputError("queries: expected finite numbers; one of the vectors holds NaN or infinity")
-        width = min(k, self.index.ntotal)
+        width = min(k, self.items)
         scores, ids = np.empty((len(vectors), width), np.float32), np.empty((len(vectors), width), np.int64)
         todo = np.arange(len(vectors))
-        chosen, fetch = dict(self.point if point is None else point), min(k + EXTRA, self.index.ntotal)
+        chosen, fetch = dict(self.point if point is None else point), min(k + EXTRA, self.items)
         while todo.size and width:
             found_scores, found = sort_hits(*self._raw(vectors[todo], fetch, chosen))
-            short = (found[:, width - 1] < 0) & (fetch <= self.index.ntotal)
+            short = (found[:, width - 1] < 0) & (fetch <= self.items)
             # A tie that reaches the end of what was fetched may go on behind it.
-            tied = (found_scores[:, width - 1] == found_scores[:, -1]) & (fetch < self.index.ntotal) & ~short
+            tied = (found_scores[:, width - 1] == found_scores[:, -1]) & (fetch < self.items) & ~short
             done = ~(short | tied)
             scores[todo[done]], ids[todo[done]] = found_scores[done, :width], found[done, :width]
             if tied.any():
                 done_ids = np.flatnonzero(tied)
-                more = min(fetch * 4, self.index.ntotal)
+                more = min(fetch * 4, self.items)
                 s, i = self._until_no_tie(vectors[todo[done_ids]], width, more, chosen)
                 scores[todo[done_ids]], ids[todo[done_ids]] = s, i
             todo = todo[short]
@@ -102,6 +115,8 @@ class Searcher:
 
     def _raw(self, vectors: np.ndarray, fetch: int, point: Point) -> tuple[np.ndarray, np.ndarray]:
         """FAISS's answer; empty places have id -1 and score -inf."""
+        if self.segments:
+            return self.segments.search(vectors, fetch, point)
         scores, ids = self.index.search(vectors, fetch, params=search_parameters(self.index, point))
         scores[ids < 0] = -np.inf
         return scores, ids
@@ -110,8 +125,8 @@ class Searcher:
         """Fetches more until the last hit is worse than the one at `width`, or nothing is left."""
         scores, ids = sort_hits(*self._raw(vectors, fetch, point))
         tied = scores[:, width - 1] == scores[:, -1]
-        if fetch < self.index.ntotal and tied.any():
-            more = min(fetch * 4, self.index.ntotal)
+        if fetch < self.items and tied.any():
+            more = min(fetch * 4, self.items)
             scores[tied, :width], ids[tied, :width] = self._until_no_tie(vectors[tied], width, more, point)
         return scores[:, :width], ids[:, :width]
 
@@ -140,13 +155,47 @@ def open_index(url: str, *, cache: Path | None = None) -> Searcher:
     """
     manifest_url = url if url.endswith(".json") else f"{url.rstrip('/')}/manifest.json"
     manifest = IndexManifest.read(manifest_url)
-    data_url = f"{manifest_url.rsplit('/', 1)[0]}/{manifest.data.name}"
-    index = read_file(local_file(data_url, manifest.data, cache))
-    if index.ntotal != manifest.rows or index.d != manifest.dim:
+    files = [local_file(segment.lists.url(manifest_url), segment.lists, cache) for segment in manifest.segments]
+    dead = open_dead(manifest, manifest_url)
+    searcher = open_files(files, dead, parse_point(manifest.parameters), manifest)
+    if searcher.items != manifest.rows or searcher.index.d != manifest.dim:
         raise InputError(
-            f"{data_url}: {index.ntotal} vectors of width {index.d}, its manifest says {manifest.rows} x {manifest.dim}"
+            f"{manifest_url}: {searcher.items} vectors of width {searcher.index.d} in its files, it says "
+            f"{manifest.rows} x {manifest.dim}"
         )
-    return Searcher(index, parse_point(manifest.parameters), manifest)
+    return searcher
+
+
+def open_files(
+    files: Sequence[Path], dead: Sequence[np.ndarray], point: Point, manifest: IndexManifest | None = None
+) -> Searcher:
+    """Opens local files.
+
+    Args:
+      files: of each segment, the first a FAISS file.
+      dead: ids that are no answers, of each segment.
+
+    Raises:
+      InputError: FAISS cannot read a file.
+    """
+    whole = read_file(files[0])
+    several = len(files) > 1 or any(len(gone) for gone in dead)
+    return Searcher(whole, point, manifest, open_segments(whole, files[0], files[1:], dead) if several else None)
+
+
+def open_dead(manifest: IndexManifest, manifest_url: str) -> list[np.ndarray]:
+    """Ids that are no answers, of each segment, int64.
+
+    Raises:
+      InputError: their table is missing or damaged.
+    """
+    if manifest.dead is None:
+        return [np.empty(0, np.int64)] * len(manifest.segments)
+    from schemas.parquet import read_table
+
+    table = read_table(manifest.dead.url(manifest_url), ["segment", "item_id"])
+    segment, ids = (table.column(name).to_numpy() for name in table.column_names)
+    return [ids[segment == number] for number in range(len(manifest.segments))]
 
 
 def read_file(path: Path) -> Any:

@@ -41,6 +41,11 @@ def plan_trained(layout: Layout, plan: IndexPlan, proposal: Proposal, *, train_r
             "recipe": RECIPE,
         }
     )
+    return named(layout, digest)
+
+
+def named(layout: Layout, digest: str) -> Trained:
+    """The trained index of a digest."""
     return Trained(digest, f"{layout.trained(digest)}/manifest.json")
 
 

@@ -182,7 +182,7 @@ def deal(sizes: np.ndarray, count: int) -> np.ndarray:
       sizes: int64, points of each region, `count` at least in all.
     """
     exact = sizes * (count / sizes.sum())
-    shares = np.floor(exact).astype(np.int64)
+    shares: np.ndarray = np.floor(exact).astype(np.int64)
     left = count - int(shares.sum())
     shares[np.argsort(shares - exact, kind="stable")[:left]] += 1
     return shares

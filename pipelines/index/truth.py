@@ -3,14 +3,20 @@
 Letters: Q queries, W neighbours kept, k of recall@k, d_m width of level m.
 """
 
+import zipfile
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import fsspec
 import numpy as np
 
-from pipelines.index.exact import exact_search
-from pipelines.index.parts import Parts, sample
+from pipelines.index.exact import exact_search, sort_hits
+from pipelines.index.parts import Parts, ids_of, sample
 from pipelines.index.plan import LEVEL, IndexPlan
+from schemas.commits import publish_file, staging
 from schemas.configs import Index
+from schemas.digests import digest_bytes, digest_value
+from schemas.layout import Layout
 from schemas.parquet import read_table, vectors
 
 LEAST_FIT_QUERIES = 50
@@ -20,6 +26,12 @@ MOST_QUERIES = 2000
 """Of each split; recall 0.95 is then known to about +-0.01, and exhaustive search stays cheap."""
 
 IMAGE_QUERIES = 1000
+
+ENOUGH_OF_A_PAST = 0.9
+"""Of the queries wanted, so many whose neighbours were found before are taken for all."""
+
+RECIPE = 1
+"""Of what is remembered."""
 
 WIDE = 4
 """Exact neighbours kept, in multiples of k: an item tied with the k-th counts as found too."""
@@ -59,8 +71,35 @@ class Truths(NamedTuple):
     coarse: Truth | None
 
 
-def find_truths(plan: IndexPlan, config: Index, *, most: int = MOST_QUERIES) -> Truths:
-    """Exhaustive search for some of the queries, at the finest level in one walk over the parts.
+class _Known(NamedTuple):
+    """Neighbours that were found, of the items of one set of parts.
+
+    Attributes:
+      names: of the texts (`_name`).
+      scores, ids: of their neighbours at the finest level, (texts, W).
+      coarse_scores, coarse_ids: the same at the level that is indexed, and the same arrays where that is the finest.
+      own: ids of the items taken as queries.
+      items: their vectors, one array a level.
+      item_scores, item_ids: of their neighbours, themselves left out.
+    """
+
+    names: np.ndarray
+    scores: np.ndarray
+    ids: np.ndarray
+    coarse_scores: np.ndarray
+    coarse_ids: np.ndarray
+    own: np.ndarray
+    items: tuple[np.ndarray, ...]
+    item_scores: np.ndarray
+    item_ids: np.ndarray
+
+
+def find_truths(plan: IndexPlan, config: Index, *, layout: Layout, most: int = MOST_QUERIES) -> Truths:
+    """Queries and their neighbours by exhaustive search; what was searched before is remembered under the root.
+
+    Which queries are taken depends on each alone, so that a log that grew by little keeps most of them. Where an index
+    is made of one that is there, its queries' neighbours are carried over: only new items are searched, and queries
+    without a past are left out as long as nine in ten have one.
 
     Args:
       most: queries of each kind.
@@ -68,35 +107,173 @@ def find_truths(plan: IndexPlan, config: Index, *, most: int = MOST_QUERIES) -> 
     folder = plan.queries_url.rsplit("/", 1)[0]
     table = read_table(f"{folder}/{plan.queries.data.name}", ["split", *dict.fromkeys(plan.levels)])
     texts = [vectors(table.column(level)) for level in plan.levels]
+    names = np.array([_name(vector, config.seed) for vector in texts[-1]])
     split = np.array(table.column("split").to_pylist())
     tuned_on: Literal["fit", "all"] = "fit" if (split == "fit").sum() >= LEAST_FIT_QUERIES else "all"
-    rng = np.random.default_rng(config.seed)
-    fit = _some(np.arange(len(split)) if tuned_on == "all" else np.flatnonzero(split == "fit"), rng, most)
-    test = _some(np.flatnonzero(split == "test") if tuned_on == "fit" else fit[:0], rng, most)
+    fit = _first(np.arange(len(split)) if tuned_on == "all" else np.flatnonzero(split == "fit"), names, most)
+    test = _first(np.flatnonzero(split == "test") if tuned_on == "fit" else fit[:0], names, most)
     count = min(IMAGE_QUERIES, most) if plan.rows > 1 else 0
-    items = [sample(plan.part_urls, count, seed=config.seed + 1, level=level) for level in plan.levels]
-    scores, ids = exact_search(
-        Parts(plan.part_urls, LEVEL),
-        np.concatenate([texts[-1][fit], texts[-1][test], items[-1].vectors]),
-        WIDE * config.recall_k + 1,
-    )
-    a, b = len(fit), len(fit) + len(test)
-    own = items[-1].ids
+    known = _recall(layout, _memo(plan, config, plan.embeddings_digest))
+    if known is None and plan.change is not None:
+        known = _recall(layout, _memo(plan, config, plan.change.built.embeddings))
+        known = _carried(known, plan, config, texts, names) if known is not None else None
+    if known is not None and plan.change is not None:
+        fit, test = (_with_a_past(rows, names, known) for rows in (fit, test))
+    known = _complete(known, plan, config, texts, names, rows=np.concatenate([fit, test]), items=count)
+    _remember(layout, _memo(plan, config, plan.embeddings_digest), known)
+    at = {name: place for place, name in enumerate(known.names.tolist())}
+    tune, held = (np.array([at[name] for name in names[rows].tolist()], np.int64) for rows in (fit, test))
     coarse = None
-    if plan.refined:
-        coarse = Truth((texts[0][fit],), scores[:a], ids[:a])
-    elif len(plan.levels) > 1:
-        queries = texts[0][fit]
-        coarse = Truth(
-            (queries,), *exact_search(Parts(plan.part_urls, plan.levels[0]), queries, WIDE * config.recall_k + 1)
-        )
+    if len(plan.levels) > 1:
+        coarse = Truth((texts[0][fit],), known.coarse_scores[tune], known.coarse_ids[tune])
     return Truths(
         tuned_on,
-        Truth(tuple(level[fit] for level in texts), scores[:a], ids[:a]),
-        Truth(tuple(level[test] for level in texts), scores[a:b], ids[a:b]),
-        Truth(tuple(block.vectors for block in items), *without_self(scores[b:], ids[b:], own), own),
+        Truth(tuple(level[fit] for level in texts), known.scores[tune], known.ids[tune]),
+        Truth(tuple(level[test] for level in texts), known.scores[held], known.ids[held]),
+        Truth(known.items, known.item_scores, known.item_ids, known.own),
         coarse,
     )
+
+
+def _complete(
+    known: _Known | None,
+    plan: IndexPlan,
+    config: Index,
+    texts: Sequence[np.ndarray],
+    names: np.ndarray,
+    *,
+    rows: np.ndarray,
+    items: int,
+) -> _Known:
+    """The neighbours of some texts and items: those known, and the others by a walk over all parts."""
+    wide = WIDE * config.recall_k + 1
+    past = set() if known is None else set(known.names.tolist())
+    new = np.array([row for row in rows.tolist() if names[row] not in past], np.int64)
+    if known is not None and not len(new):
+        return known
+    own, drawn = np.empty(0, np.int64), [level[:0] for level in texts]
+    if known is None:
+        blocks = [sample(plan.part_urls, items, seed=config.seed + 1, level=level) for level in plan.levels]
+        own, drawn = blocks[-1].ids, [block.vectors for block in blocks]
+    asked = np.concatenate([texts[-1][new], drawn[-1]])
+    scores, ids = exact_search(Parts(plan.part_urls, LEVEL), asked, wide)
+    n = len(new)
+    coarse_scores, coarse_ids = scores[:n], ids[:n]
+    if plan.levels[0] != LEVEL:
+        coarse_scores, coarse_ids = exact_search(Parts(plan.part_urls, plan.levels[0]), texts[0][new], wide)
+    found = _Known(
+        names[new],
+        scores[:n],
+        ids[:n],
+        coarse_scores,
+        coarse_ids,
+        own,
+        tuple(drawn),
+        *without_self(scores[n:], ids[n:], own),
+    )
+    if known is None:
+        return found
+    narrow = min(known.scores.shape[1], found.scores.shape[1])
+    four = ("scores", "ids", "coarse_scores", "coarse_ids")
+    both = {name: np.concatenate([getattr(one, name)[:, :narrow] for one in (known, found)]) for name in four}
+    return known._replace(names=np.concatenate([known.names, found.names]), **both)
+
+
+def _carried(
+    known: _Known, plan: IndexPlan, config: Index, texts: Sequence[np.ndarray], names: np.ndarray
+) -> _Known | None:
+    """The neighbours after a change: without those that are gone, with those that came; None where too few are left."""
+    change = plan.change
+    if change is None:
+        return known
+    at = {name: row for row, name in enumerate(names.tolist())}
+    asked = [place for place, name in enumerate(known.names.tolist()) if name in at]
+    rows = np.array([at[known.names[place]] for place in asked], np.int64)
+    gone = ids_of(change.removed)
+    stay = ~np.isin(known.own, gone)
+    items = tuple(level[stay] for level in known.items)
+    wide, least = WIDE * config.recall_k + 1, 2 * config.recall_k
+    n = len(rows)
+    come = exact_search(Parts(change.added, LEVEL), np.concatenate([texts[-1][rows], items[-1]]), wide)
+    carried = [
+        _merged((known.scores[asked], known.ids[asked]), (come[0][:n], come[1][:n]), gone),
+        _merged((known.item_scores[stay], known.item_ids[stay]), (come[0][n:], come[1][n:]), gone),
+    ]
+    if plan.levels[0] == LEVEL:
+        carried.append(carried[0])
+    else:
+        coarse = exact_search(Parts(change.added, plan.levels[0]), texts[0][rows], wide)
+        carried.append(_merged((known.coarse_scores[asked], known.coarse_ids[asked]), coarse, gone))
+    if min(scores.shape[1] for scores, _ in carried) < least or not n or not len(items[-1]):
+        return None
+    (scores, ids), (item_scores, item_ids), (coarse_scores, coarse_ids) = carried
+    narrow = min(scores.shape[1], coarse_scores.shape[1])
+    return _Known(
+        known.names[asked],
+        scores[:, :narrow],
+        ids[:, :narrow],
+        coarse_scores[:, :narrow],
+        coarse_ids[:, :narrow],
+        known.own[stay],
+        items,
+        item_scores,
+        item_ids,
+    )
+
+
+Hits = tuple[np.ndarray, np.ndarray]
+"""Scores float32 and ids int64 (Q, W), best first."""
+
+
+def _merged(before: Hits, come: Hits, gone: np.ndarray) -> Hits:
+    """The best of both, as far down as it is sure that nothing is missing."""
+    dead = np.isin(before[1], gone)
+    sure = before[1].shape[1] - int(dead.sum(axis=1).max(initial=0))
+    scores = np.concatenate([np.where(dead, -np.inf, before[0]), come[0]], axis=1)
+    scores, ids = sort_hits(scores, np.concatenate([before[1], come[1]], axis=1))
+    return scores[:, :sure].astype(np.float32), ids[:, :sure]
+
+
+def _name(vector: np.ndarray, seed: int) -> str:
+    """Of a query: by its vector, so that one name is one search; and the order in which queries are taken."""
+    return digest_bytes(seed.to_bytes(8, "little", signed=True) + vector.tobytes())[:24]
+
+
+def _first(rows: np.ndarray, names: np.ndarray, most: int) -> np.ndarray:
+    """The rows with the smallest names, rising: as fair as a draw, and the same from night to night."""
+    return np.sort(rows[np.argsort(names[rows], kind="stable")[:most]])
+
+
+def _with_a_past(rows: np.ndarray, names: np.ndarray, known: _Known) -> np.ndarray:
+    """The rows whose neighbours are known, if those are nearly all."""
+    past = rows[np.isin(names[rows], known.names)]
+    return past if len(past) >= ENOUGH_OF_A_PAST * len(rows) else rows
+
+
+def _memo(plan: IndexPlan, config: Index, embeddings: str) -> str:
+    columns = list(dict.fromkeys(plan.levels))
+    return digest_value(
+        {"embeddings": embeddings, "levels": columns, "k": config.recall_k, "seed": config.seed, "recipe": RECIPE}
+    )
+
+
+def _recall(layout: Layout, digest: str) -> _Known | None:
+    """What is remembered; nothing where the memo is missing or damaged."""
+    fs, path = fsspec.core.url_to_fs(layout.truth(digest))
+    try:
+        with fs.open(path, "rb") as stream, np.load(stream) as arrays:
+            items = tuple(arrays[f"items_{number}"] for number in range(int(arrays["levels"])))
+            return _Known(items=items, **{name: arrays[name] for name in _Known._fields if name != "items"})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _remember(layout: Layout, digest: str, known: _Known) -> None:
+    arrays = {name: value for name, value in known._asdict().items() if name != "items"}
+    arrays |= {f"items_{number}": level for number, level in enumerate(known.items)}
+    with staging() as folder:
+        np.savez(folder / "truth.npz", levels=np.array(len(known.items)), **arrays)
+        publish_file(folder / "truth.npz", layout.truth(digest))
 
 
 def recall_of_each(ids: np.ndarray, exact_scores: np.ndarray, exact_ids: np.ndarray, k: int) -> np.ndarray:
@@ -138,8 +315,3 @@ def without_self(scores: np.ndarray, ids: np.ndarray, own: np.ndarray) -> tuple[
     keep = np.arange(ids.shape[1])[None, :] != drop[:, None]
     shape = (len(ids), ids.shape[1] - 1)
     return scores[keep].reshape(shape), ids[keep].reshape(shape)
-
-
-def _some(rows: np.ndarray, rng: np.random.Generator, most: int) -> np.ndarray:
-    """A fair sample of query rows, rising."""
-    return rows[np.sort(rng.choice(len(rows), min(len(rows), most), replace=False))]

@@ -1,14 +1,16 @@
 """Finds the cheapest operating point that keeps the recall promised, measured on the log's text queries.
 
 Ground truth is exhaustive search (`exact`). Points are tried in rising cost, counted in bytes scanned and not
-in milliseconds, so that the choice is the same on every machine; times are kept in a file of their own.
+in milliseconds, so that the choice is the same on every machine; times are kept in a file of their own. Only where a
+latency budget is set they take part: of the points that keep the recall, those within it are left to choose from.
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -22,6 +24,7 @@ from pipelines.index.truth import MOST_QUERIES, Truth, Truths, find_truths, inte
 from schemas.commits import read_json
 from schemas.configs import Index
 from schemas.errors import IndexBuildError
+from schemas.layout import Layout
 from schemas.manifests import Manifest
 
 log = logging.getLogger(__name__)
@@ -41,6 +44,15 @@ FIRST_REFINED = 2
 
 SHORTLISTS = 3
 """Lengths tried there: the first within reach of the recall promised, and its doubles."""
+
+ALONE = 31
+"""Queries timed one by one."""
+
+LEAST_SELF_FOUND = 0.5
+"""Of sampled items; an index that keeps its recall on texts is far above, one with its ids mixed up far below."""
+
+TWIN = 1e-3
+"""Items whose score with another is this near to 1 are the same to float16."""
 
 ALL_FOUND = 0.999
 """Recall beyond which wider points are not tried."""
@@ -133,6 +145,7 @@ class Tuning(Manifest):
     low: float
     high: float
     held_out: HeldOut | None
+    self_found: float  # share of sampled items that are among the `recall_k` their own vector finds
     levels: TunedLevels | None = Field(default=None, exclude_if=lambda value: value is None)  # of coarse to fine
 
 
@@ -157,6 +170,25 @@ class _Search:
         return sum(kept * rows.shape[1] * rows.itemsize for kept, rows in zip(self.shortlist, vectors, strict=True))
 
 
+class Times(NamedTuple):
+    """Milliseconds per query on this machine.
+
+    Attributes:
+      batch: of a batch, all threads.
+      alone: of queries one by one, the median.
+    """
+
+    batch: float
+    alone: float
+
+
+class Start(NamedTuple):
+    """Where to begin when an index has changed little: the operating point it had."""
+
+    parameters: str
+    shortlist: tuple[int, ...]
+
+
 def tune(
     searcher: Searcher,
     levels: Levels | None,
@@ -165,35 +197,44 @@ def tune(
     *,
     train_rows: int,
     config: Index,
-) -> tuple[Tuning, dict[str, float]]:
+    layout: Layout,
+    start: Start | None = None,
+) -> tuple[Tuning, dict[str, Times]]:
     """Measures the curve and chooses.
 
     Args:
+      start: cheaper points are left out, and the curve ends with the first that keeps the recall.
+      layout: where neighbours of queries are remembered.
       levels: above the index, for coarse to fine; what is promised is then the recall of the whole search. Where no
         shortlist is set, the default is doubled until the recall is within reach of the widest point.
 
     Returns:
-      The tuning, a function of the data alone, and milliseconds per query (batch search, all threads) by parameters.
+      The tuning, a function of the data alone (unless there is a latency budget), and times by parameters.
 
     Raises:
-      IndexBuildError: no point reaches `config.recall_target`; says what binds and what would help.
+      IndexBuildError: no point reaches `config.recall_target`, or none does within `config.latency_budget_ms`; says
+        what binds and what would help.
     """
-    k, shortlist = config.recall_k, _first_shortlist(plan, config)
-    truths = find_truths(plan, config, most=_most_queries(shortlist))
+    k, shortlist = config.recall_k, start.shortlist if start else _first_shortlist(plan, config)
+    truths = find_truths(plan, config, layout=layout, most=_most_queries(shortlist))
     search = _Search(searcher, levels, shortlist)
-    if levels is not None and config.shortlist is None:
+    if levels is not None and config.shortlist is None and start is None:
         search = _within_reach(search, truths.tune, points(searcher.index, k)[-1][1], plan.rows, config)
     curve: list[Measured] = []
-    times: dict[str, float] = {}
-    for one in _with_longer_shortlists(search, plan, config):
-        for measured, ms in _curve(one, truths, config, noted=one.shortlist if plan.refined else ()):
+    times: dict[str, Times] = {}
+    for one in [search] if start else _with_longer_shortlists(search, plan, config):
+        for measured, spent in _curve(one, truths, config, noted=one.shortlist if plan.refined else (), start=start):
             curve.append(measured)
-            times[measured.label] = ms
+            times[measured.label] = spent
             log.info("%s %s: recall@%d %.4f", proposal.key, measured.label, k, measured.recall)
     good = [measured for measured in curve if measured.recall >= config.recall_target]
     if not good:
         raise IndexBuildError(_what_binds(search, curve, plan, proposal, train_rows=train_rows, config=config))
-    chosen = min(good, key=lambda measured: measured.cost_bytes)
+    budget = config.latency_budget_ms or math.inf
+    quick = [measured for measured in good if times[measured.label].alone <= budget]
+    if not quick:
+        raise IndexBuildError(_too_slow(curve, good, times, proposal, config))
+    chosen = min(quick, key=lambda measured: measured.cost_bytes)
     search = _Search(searcher, levels, chosen.shortlist or search.shortlist)
     tuning = Tuning(
         key=proposal.key,
@@ -214,6 +255,7 @@ def tune(
         low=chosen.low,
         high=chosen.high,
         held_out=_held_out(search, truths.test, k, chosen.parameters),
+        self_found=_self_found(search, truths.image, k, chosen.parameters),
         levels=_tuned_levels(search, truths.coarse, plan, chosen.parameters, config) if truths.coarse else None,
     )
     return tuning, times
@@ -231,21 +273,27 @@ def _with_longer_shortlists(search: _Search, plan: IndexPlan, config: Index) -> 
 
 
 def _curve(
-    search: _Search, truths: Truths, config: Index, *, noted: tuple[int, ...]
-) -> Iterator[tuple[Measured, float]]:
+    search: _Search, truths: Truths, config: Index, *, noted: tuple[int, ...], start: Start | None
+) -> Iterator[tuple[Measured, Times]]:
     """Operating points in rising cost with their milliseconds, up to the first at which nearly all is found.
 
     Args:
       noted: shortlist to be kept with each; none where it is not tuned.
+      start: see `tune`.
     """
     k, alone = config.recall_k, _Search(search.searcher, None, ())
-    for cost, point in points(search.searcher.index, k, least=max(k, *search.shortlist[:1], 1)):
+    least = max(k, *search.shortlist[:1], 1)
+    tried = points(search.searcher.index, k, least=least, rows=search.searcher.items)
+    labels = [format_point(point) for _, point in tried]
+    first = labels.index(start.parameters) if start and start.parameters in labels else 0
+    enough = config.recall_target if start else max(config.recall_target, ALL_FOUND)
+    for cost, point in tried[first:]:
         text, image = _recalls(search, truths.tune, k, point), _recalls(search, truths.image, k, point)
-        ms = _ms_per_query(search, truths.tune.queries, k, point)
+        times = _times(search, truths.tune.queries, k, point)
         coarse = _recalls(alone, truths.coarse, k, point) if truths.coarse else None
         measured = _measured(format_point(point), cost + search.finer_bytes, text, image, coarse, noted)
-        yield measured, ms
-        if measured.recall >= max(config.recall_target, ALL_FOUND) or (measured.coarse_recall or 0) >= ALL_FOUND:
+        yield measured, times
+        if measured.recall >= enough or (measured.coarse_recall or 0) >= ALL_FOUND:
             return
 
 
@@ -256,7 +304,7 @@ def read_tuning(index_manifest_url: str) -> tuple[Tuning, dict[str, float]]:
     return Tuning.read(f"{folder}/tuning.json"), dict(times)
 
 
-def points(index: Any, k: int, *, least: int = 1) -> list[tuple[float, dict[str, int]]]:
+def points(index: Any, k: int, *, least: int = 1, rows: int | None = None) -> list[tuple[float, dict[str, int]]]:
     """All operating points with their cost in bytes scanned per query, cheapest first.
 
     Exhaustive kinds have one point without parameters.
@@ -264,11 +312,12 @@ def points(index: Any, k: int, *, least: int = 1) -> list[tuple[float, dict[str,
     Args:
       least: items wanted of the index. Points that look at fewer, lists taken as equally long, are left out: the
         search would widen them by itself, and cost more than they say. The widest is always there.
+      rows: items, where the index is one of several segments.
     """
     import faiss
 
     most = limits(index)
-    rows, inner, refine_bytes = int(index.ntotal), faiss.downcast_index(index), 0
+    rows, inner, refine_bytes = rows or int(index.ntotal), faiss.downcast_index(index), 0
     while isinstance(inner, (faiss.IndexIDMap, faiss.IndexPreTransform, faiss.IndexRefine)):
         if isinstance(inner, faiss.IndexRefine):
             refine_bytes = int(inner.refine_index.sa_code_size())
@@ -376,8 +425,8 @@ def _recalls(search: _Search, truth: Truth, k: int, point: Point) -> np.ndarray:
     return recall_of_each(ids, truth.scores, truth.ids, k)
 
 
-def _ms_per_query(search: _Search, queries: Sequence[np.ndarray], k: int, point: Point) -> float:
-    """Milliseconds per query of a batch that was just searched: the best of some repetitions."""
+def _times(search: _Search, queries: Sequence[np.ndarray], k: int, point: Point) -> Times:
+    """Of a batch that was just searched, the best of some repetitions; of the first of it alone, the median."""
     best, begun = float("inf"), time.perf_counter()
     for _ in range(MOST_REPETITIONS):
         started = time.perf_counter()
@@ -386,7 +435,12 @@ def _ms_per_query(search: _Search, queries: Sequence[np.ndarray], k: int, point:
         best = min(best, now - started)
         if now - begun > LONGEST_TIMING_S:
             break
-    return round(1000 * best / len(queries[0]), 4)
+    alone = []
+    for row in range(min(ALONE, len(queries[0]))):
+        started = time.perf_counter()
+        search([level[row : row + 1] for level in queries], k, point)
+        alone.append(time.perf_counter() - started)
+    return Times(round(1000 * best / len(queries[0]), 4), round(1000 * float(np.median(alone)), 4))
 
 
 def _measured(
@@ -414,6 +468,42 @@ def _held_out(search: _Search, truth: Truth, k: int, chosen: str) -> HeldOut | N
         return None
     mean, low, high = interval(values)
     return HeldOut(queries=len(values), recall=mean, low=low, high=high)
+
+
+def _self_found(search: _Search, truth: Truth, k: int, chosen: str) -> float:
+    """The share of items, taken as queries, that are among the k they find, or have k others as good beside them.
+
+    Raises:
+      IndexBuildError: so few that ids and vectors must have been mixed up.
+    """
+    if truth.own is None or not len(truth.own):
+        return 1.0
+    ids = search(truth.queries, k, parse_point(chosen))[1]
+    itself = (ids == truth.own[:, None]).any(axis=1)
+    crowded = (truth.scores[:, : k + 1] >= 1 - TWIN).sum(axis=1) >= k
+    share = round(float((itself | crowded).mean()), 6)
+    if share < LEAST_SELF_FOUND:
+        raise IndexBuildError(
+            f"only {share:.0%} of {len(truth.own)} sampled items are among the {k} that their own vector finds: ids "
+            "and vectors do not belong together, or the codes tell next to nothing apart; try another index.key"
+        )
+    return share
+
+
+def _too_slow(
+    curve: Sequence[Measured], good: Sequence[Measured], times: Mapping[str, Times], proposal: Proposal, config: Index
+) -> str:
+    """Why no point that keeps the recall is within the latency budget."""
+    fastest = min(good, key=lambda measured: times[measured.label].alone)
+    within = [measured for measured in curve if times[measured.label].alone <= (config.latency_budget_ms or 0)]
+    best = max(within, key=lambda measured: measured.recall, default=None)
+    said = f"at {best.label} recall is {best.recall:.4f}" if best else "no point is so fast"
+    return (
+        f"index {proposal.key!r}: recall@{config.recall_k} of {config.recall_target:g} takes "
+        f"{times[fastest.label].alone:g} ms a query at {fastest.label or 'its only point'}, "
+        f"index.latency_budget_ms is {config.latency_budget_ms:g} ({said} within it). What would help: a higher "
+        "budget, a lower index.recall_target, index.refine=true, or an index.key with more lists or shorter codes"
+    )
 
 
 def _what_binds(

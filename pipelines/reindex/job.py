@@ -44,12 +44,22 @@ class Run:
 
     job: Job
     summary: Summary
+    served: Generation | None = None
     prepared: prepare.Prepared = field(init=False)
     embedded: embed_plan.EmbedPlan = field(init=False)
     queries: str = field(init=False)
     index: str = field(init=False)
     candidates: str = field(init=False)
     rankings: str = field(init=False)
+
+    @property
+    def base(self) -> index_plan.Base | None:
+        """The index being served, which the next one may be made of."""
+        if self.served is None:
+            return None
+        root = self.job.layout.root
+        parts = tuple(f"{root}/{part}" for part in self.served.embeddings)
+        return index_plan.Base(f"{root}/{self.served.index}", parts)
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
@@ -66,11 +76,12 @@ def run(job: Job, *, until: Stage = "reindex") -> Summary:
       FastslowError: as the stages raise; GateError when the generation is built but refused.
     """
     started = publish.current(job.layout)  # the plan is made against this; CURRENT moves only if it still stands
-    state = Run(job, Summary(job.dataset.name))
+    served = Generation.read(job.layout.generation(started)) if started is not None else None
+    state = Run(job, Summary(job.dataset.name), served)
     for stage in STAGES[: STAGES.index(until) + 1]:
         _STEPS[stage](state)
     if STAGES.index(until) >= STAGES.index("publish"):
-        _publish(state, started)
+        _publish(state)
     state.summary.generation = publish.current(job.layout)
     if state.summary.generation is not None:
         state.summary.report = job.layout.report(state.summary.generation)
@@ -80,7 +91,7 @@ def run(job: Job, *, until: Stage = "reindex") -> Summary:
 def plan(job: Job, *, until: Stage = "reindex") -> list[Step]:
     """What `run` would do; writes nothing under the root but memos of file digests."""
     steps: list[Step] = []
-    state = Run(job, Summary(job.dataset.name))
+    state = Run(job, Summary(job.dataset.name), publish.served(job.layout))
     wanted = STAGES[: min(STAGES.index(until), STAGES.index("publish")) + 1]
     for stage in wanted:
         if steps and steps[-1].state != "done":
@@ -144,7 +155,7 @@ def _pending(stage: Stage, state: Run) -> bool:
     """Whether a stage after `embed` has work to do, all earlier ones being done."""
     job = state.job
     if stage == "index":
-        planned = index_plan.plan_index(job, state.embedded.manifests, state.queries)
+        planned = index_plan.plan_index(job, state.embedded.manifests, state.queries, state.base)
         if index_plan.pending(planned):
             return True
         found = candidate_stage.plan_candidates(job, state.embedded.manifests, planned.manifest_url, state.queries)
@@ -153,8 +164,7 @@ def _pending(stage: Stage, state: Run) -> bool:
         return rerank.pending(job, state.candidates, state.queries)
     if stage == "evaluate":
         return not exists(evaluate.metrics_url(state.rankings))
-    served = publish.served(job.layout)
-    return served is None or served.content != _content(state)["content"]
+    return state.served is None or state.served.content != _content(state)["content"]
 
 
 def _prepare(state: Run) -> None:
@@ -184,15 +194,15 @@ def _index(state: Run) -> None:
     job, parts = state.job, state.embedded.manifests
     if _pending("index", state):
         with state.timed("index"):
-            run_apart(index_and_search, job, parts, state.queries)
-    state.index = index.run(job, parts, state.queries)
+            run_apart(index_and_search, job, parts, state.queries, state.base)
+    state.index = index.run(job, parts, state.queries, state.base)
     state.candidates = candidate_stage.run(job, parts, state.index, state.queries)
     state.summary.index = IndexManifest.read(state.index)
 
 
-def index_and_search(job: Job, parts: Sequence[str], queries: str) -> None:
+def index_and_search(job: Job, parts: Sequence[str], queries: str, base: index_plan.Base | None) -> None:
     """Everything faiss is loaded for."""
-    candidate_stage.run(job, parts, index.run(job, parts, queries), queries)
+    candidate_stage.run(job, parts, index.run(job, parts, queries, base), queries)
 
 
 def _rerank(state: Run) -> None:
@@ -210,10 +220,10 @@ def _evaluate(state: Run) -> None:
     state.summary.metrics = evaluate.run(*arguments)
 
 
-def _publish(state: Run, started: int | None) -> None:
+def _publish(state: Run) -> None:
     """Gates, then a generation, then CURRENT, then the page; nothing when the served one has the same content."""
-    job, summary = state.job, state.summary
-    served = Generation.read(job.layout.generation(started)) if started is not None else None
+    job, summary, served = state.job, state.summary, state.served
+    started = served.number if served is not None else None
     fields = _content(state)
     if served is not None and served.content == fields["content"]:
         if not exists(job.layout.report(served.number)):

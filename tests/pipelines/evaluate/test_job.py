@@ -10,13 +10,21 @@ from pipelines.evaluate import job as evaluate
 from pipelines.rerank import job as rerank
 from schemas.errors import StaleError
 from schemas.jobs import Job
-from schemas.manifests import EmbeddingManifest, FileEntry, IndexManifest, QueriesManifest, embedding_set_digest
+from schemas.manifests import (
+    EmbeddingManifest,
+    FileEntry,
+    IndexManifest,
+    QueriesManifest,
+    SegmentEntry,
+    embedding_set_digest,
+)
 from schemas.parquet import read_table, vectors
 
 
 def index_manifest(world, **changes) -> str:
     """What the index stage leaves, as far as evaluation reads it."""
     parts = [EmbeddingManifest.read(url) for url in world.plan.manifests]
+    file = FileEntry(name="index.faiss", rows=60, size_bytes=1, sha256="-")
     fields = {
         "dataset": "colours",
         "embeddings": embedding_set_digest(parts),
@@ -31,7 +39,9 @@ def index_manifest(world, **changes) -> str:
         "recall_k": 10,
         "recall_target": 0.95,
         "faiss_version": "-",
-        "data": FileEntry(name="index.faiss", rows=60, size_bytes=1, sha256="-"),
+        "self_found": 1.0,
+        "segments": (SegmentEntry(lists=file, ids=file, vectors=(), parts=("-",), error=None),),
+        "lineage": None,
     }
     url = f"{world.job.layout.index('0' * 64)}/manifest.json"
     IndexManifest(**(fields | changes)).commit(url)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.index import build, job
+from pipelines.index import job, training
 from pipelines.index.job import run
 from schemas.commits import encode_json
 from schemas.errors import InputError
@@ -38,7 +38,7 @@ def test_killed_between_data_and_manifest_the_next_run_leaves_the_same_bytes(wor
             run(world.job, world.parts, world.queries_url)
     folder = next(Path(world.job.layout.root).glob("indexes/toy/*"))
     half = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timings.json"}
-    assert set(half) == {"index.faiss", "tuning.json"}
+    assert set(half) == {"index.faiss", "ids.npy", "tuning.json"}
     url = run(world.job, world.parts[::-1], world.queries_url)
     whole = contents(url)
     assert whole.pop("manifest.json") == encode_json(IndexManifest.read(url).model_dump(mode="json"))
@@ -52,7 +52,7 @@ def test_a_rerun_builds_nothing(world, monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("built again")
 
-    monkeypatch.setattr(job, "_make", fail)
+    monkeypatch.setattr(job._Making, "make", fail)
     assert run(world.job, world.parts[::-1], world.queries_url) == url
     assert contents(url) == before
 
@@ -78,7 +78,7 @@ def test_bad_vectors_are_refused_before_any_training(world, part_writer, monkeyp
     def fail(*args, **kwargs):
         raise AssertionError("trained on bad vectors")
 
-    monkeypatch.setattr(build, "build", fail)
+    monkeypatch.setattr(training, "train", fail)
     bad = np.eye(16, dtype=np.float32)
     bad[5] *= 2
     parts = [*world.parts, part_writer(world.job.layout, "bad", bad)]

@@ -94,7 +94,7 @@ def test_the_files_beside_the_index_hold_every_row_in_the_order_of_the_ids(level
     folder, manifest = Path(url).parent, IndexManifest.read(url)
     order = np.argsort(levels_world.ids)
     np.testing.assert_array_equal(np.load(folder / "ids.npy"), levels_world.ids[order])
-    middle, finest = (np.load(folder / entry.name) for entry in manifest.levels.vectors)
+    middle, finest = (np.load(folder / entry.name) for entry in manifest.segments[0].vectors)
     np.testing.assert_array_equal(middle, levels_world.coarse["embedding_8"][order])
     np.testing.assert_array_equal(finest, levels_world.vectors[order])
     assert middle.dtype == finest.dtype == np.float32
@@ -207,7 +207,7 @@ def test_a_file_that_is_missing_or_damaged_is_named(levels_world):
     with pytest.raises(InputError, match="its manifest says"):
         open_coarse_to_fine(url, open_index(url))
     file.write_bytes(b"x" * len(whole))
-    with pytest.raises(InputError, match="levels beside the index"):
+    with pytest.raises(InputError, match="beside the index"):
         open_coarse_to_fine(url, open_index(url))
     file.unlink()
     with pytest.raises(InputError, match="not found, though its manifest is there"):
@@ -239,5 +239,5 @@ def test_a_remote_index_brings_its_levels_along(levels_world, tmp_path):
 def test_an_index_of_the_finest_level_has_nothing_beside_it(levels_world):
     url = built(levels_world, levels="finest")
     assert open_coarse_to_fine(url, open_index(url)) is None
-    assert not Path(url).with_name("ids.npy").exists()
+    assert not Path(url).with_name("embedding.npy").exists()
     assert IndexManifest.read(url).levels is None

@@ -5,7 +5,8 @@ from pathlib import Path
 import faiss
 import pytest
 
-from pipelines.index import build, job, partial
+from pipelines.index import build, job, partial, training
+from pipelines.index.lists import merge_lists, write_lists
 from pipelines.index.parts import Parts
 from pipelines.index.plan import plan_index
 from pipelines.index.proposal import Proposal
@@ -29,21 +30,23 @@ def bytes_of(index) -> bytes:
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_merged_parts_are_what_one_process_fills(world, key):
+def test_merged_parts_are_what_one_process_fills(world, tmp_path, key):
     plan, proposal, where, index = ready(world, key)
     planned = partial.plan_partials(world.job.layout, where.digest, plan.part_urls, plan.levels[0])
     counted = fill_partials(planned, where, beam_args=["--direct_runner_bundle_repeat=1"])
     assert counted["parts-skipped"] == len(planned)  # of the replay, the last that counts: no part is filled twice
-    partial.merge(index, (partial.data_of(one) for one in planned))
+    merge_lists([partial.data_of(one) for one in planned], tmp_path / "merged", index=index, whole=True)
     whole = build.build(plan, proposal, train_rows=300, seed=3)
-    assert bytes_of(index) == bytes_of(whole)
-    assert index.ntotal == plan.rows
+    build.write(whole, tmp_path / "whole")
+    assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert index.ntotal == faiss.extract_index_ivf(index).ntotal == 0
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"merged", "whole"}
 
 
 def test_a_trained_index_is_made_once_and_is_empty(world, monkeypatch):
     plan, proposal, where, index = ready(world, KEYS[1])
     assert index.ntotal == 0
-    monkeypatch.setattr(build, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained again"))
     again, found = ensure_trained(world.job.layout, plan, proposal, train_rows=300, seed=3)
     assert again == where
     assert bytes_of(found) == bytes_of(index) == bytes_of(open_trained(where))
@@ -84,12 +87,13 @@ def test_a_damaged_file_and_one_of_another_index_are_refused(world, tmp_path):
     _, _, _, index = ready(world, KEYS[0])
     (tmp_path / "bad").write_bytes(b"nothing")
     with pytest.raises(InputError, match="not inverted lists"):
-        partial.merge(index, [tmp_path / "bad"])
+        merge_lists([tmp_path / "bad"], tmp_path / "merged", index=index, whole=True)
     other = faiss.index_factory(world.vectors.shape[1], "IVF2,Flat", faiss.METRIC_INNER_PRODUCT)
     other.train(world.vectors[:50])
-    partial.write_lists(faiss.extract_index_ivf(other).invlists, tmp_path / "other")
+    write_lists(faiss.extract_index_ivf(other).invlists, tmp_path / "other")
     with pytest.raises(InputError, match="2 lists of"):
-        partial.merge(index, [tmp_path / "other"])
+        merge_lists([tmp_path / "other"], tmp_path / "merged", index=index, whole=True)
+    assert not (tmp_path / "merged").exists()
 
 
 @pytest.mark.parametrize(

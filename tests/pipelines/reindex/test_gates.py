@@ -5,17 +5,21 @@ import pytest
 from pipelines.reindex import gates
 from schemas.configs import DatasetConfig, Publish
 from schemas.errors import GateError
-from schemas.manifests import Counts, FileEntry, Generation, IndexManifest
+from schemas.manifests import Counts, FileEntry, Generation, IndexManifest, SegmentEntry
 
 CONFIG = DatasetConfig(name="d", encoder="e", publish=Publish(max_r1_drop=0.05))
 COUNTS = Counts(seen=11, embedded=10, rejected=1, images=10)
+
+
+FILE = FileEntry(name="f", rows=1, size_bytes=1, sha256="s")
 
 
 def index(rows: int = 10, recall: float = 0.95) -> IndexManifest:
     return IndexManifest(
         dataset="d", embeddings="e", queries="q", config_digest="c", encoder="x", key="Flat", parameters="", rows=rows,
         dim=4, recall=recall, recall_k=10, recall_target=0.95, faiss_version="1",
-        data=FileEntry(name="f", rows=rows, size_bytes=1, sha256="s"),
+        self_found=1.0, lineage=None,
+        segments=(SegmentEntry(lists=FILE, ids=FILE, vectors=(), parts=("p",), error=None),),
     )  # fmt: skip
 
 
