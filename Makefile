@@ -61,6 +61,8 @@ bench: $(STAMP)  ## speed and memory as ratios, written to benchmarks/results
 	@$(VENV)/bin/python -m benchmarks.bench_memory --json benchmarks/results/memory.json
 	@$(VENV)/bin/python -m benchmarks.bench_parquet --json benchmarks/results/parquet.json
 	@$(VENV)/bin/python -m benchmarks.bench_coarse_to_fine --json benchmarks/results/coarse_to_fine.json
+	@$(VENV)/bin/python -m benchmarks.bench_training --json benchmarks/results/training.json
+	@$(VENV)/bin/python -m benchmarks.bench_index --json benchmarks/results/index_1m.json
 	@$(VENV)/bin/python -m benchmarks.bench_systems --json benchmarks/results/systems.json --markdown docs/systems.md
 
 lock: $(STAMP)  ## solve setup.py and requirements.in into requirements.txt

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from pipelines import logs
-from schemas.errors import FastslowError
+from schemas.errors import ConfigError, FastslowError
 from schemas.jobs import Job
 
 if TYPE_CHECKING:
@@ -156,7 +156,9 @@ def report(dataset: Dataset, root: Root = "build", generation: Number = None, dr
 @app.command()
 def search(
     dataset: Dataset,
-    text: Annotated[str, typer.Argument(help="What to look for.")],
+    text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    queries: Annotated[str | None, typer.Option(help="Instead of a text: tsv, jsonl, or Parquet of vectors.")] = None,
+    out: Annotated[str | None, typer.Option(help="With --queries: the Parquet of answers.")] = None,
     root: Root = "build",
     k: Annotated[int, typer.Option("-k", min=1, help="Results to print.")] = 10,
     rerank: Annotated[bool, typer.Option(help="Re-score the candidates with the slow side.")] = True,
@@ -165,26 +167,92 @@ def search(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Answers one query from the published generation.
+    """Answers one query from the published generation, or, with the fast side alone, a whole log.
 
     Example: [bold]fastslow search demo "a red circle left of a blue square" --save out.png[/bold]
+
+    A log: [bold]fastslow search demo --queries log.tsv --out answers.parquet -k 100[/bold]
     """
     from pipelines import tables
     from pipelines.jobs import layout_of
     from pipelines.search import open_generation, read_generation
 
     layout = layout_of(dataset, root)
+    if (text is None) == (queries is None) or (queries is None) != (out is None):
+        raise ConfigError("search: expected either a text, or --queries with --out")
     if dry_run:
         found = read_generation(layout, generation)
         _say(f"generation {found.number} of {dataset}: {found.counts.embedded:,} items, index {found.index}")
         return
+    if queries is not None and out is not None:
+        from pipelines.batch_search import run
+
+        found_rows = run(layout, queries, out, k=k, generation=generation)
+        _show(found_rows._asdict(), f"{out}: {found_rows.queries:,} queries, {found_rows.rows:,} rows", as_json=as_json)
+        return
     snapshot = open_generation(layout, generation)
-    answers = snapshot.answer(text, k, rerank=rerank)
+    answers = snapshot.answer(text or "", k, rerank=rerank)
     if save:
         save.write_bytes(snapshot.contact_sheet(answers))
-    _show([answer.as_dict() for answer in answers], tables.answers_table(text, answers), as_json=as_json)
+    _show([answer.as_dict() for answer in answers], tables.answers_table(text or "", answers), as_json=as_json)
     if save and not as_json:
         _say(f"contact sheet: {save}")
+
+
+@app.command()
+def generations(dataset: Dataset, root: Root = "build", as_json: Json = False) -> None:
+    """Lists what was published, the newest first, and which of it is served.
+
+    Example: [bold]fastslow generations demo[/bold]
+    """
+    from pipelines import tables
+    from pipelines.jobs import layout_of
+    from pipelines.reindex import history
+
+    layout = layout_of(dataset, root)
+    found = history.generations(layout)
+    _show([entry.as_dict() for entry in found], tables.generations_table(layout.dataset, found), as_json=as_json)
+
+
+@app.command()
+def rollback(
+    dataset: Dataset,
+    number: Annotated[int | None, typer.Argument(help="Of the generation; default: the one before.")] = None,
+    root: Root = "build",
+    as_json: Json = False,
+) -> None:
+    """Serves an older generation, or a newer one again; nothing else changes.
+
+    Example: [bold]fastslow rollback demo[/bold]
+    """
+    from pipelines.jobs import layout_of
+    from pipelines.reindex import history
+
+    layout = layout_of(dataset, root)
+    served = history.rollback(layout, number)
+    _show({"dataset": layout.dataset, "generation": served}, f"generation {served} is served", as_json=as_json)
+
+
+@app.command()
+def gc(
+    dataset: Dataset,
+    keep: Annotated[int, typer.Option(min=1, help="Newest generations to keep.")] = 5,
+    least_age: Annotated[float, typer.Option(min=0, help="Hours; younger files stay.")] = 24.0,
+    root: Root = "build",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Removes files that no kept generation names; the one that is served, and the one before it, are always kept.
+
+    Example: [bold]fastslow gc demo --keep 3 --dry-run[/bold]
+    """
+    from pipelines.jobs import layout_of
+    from pipelines.reindex.gc import collect
+
+    done = collect(layout_of(dataset, root), keep, least_age_s=3600 * least_age, dry_run=dry_run)
+    said = f"{len(done.removed):,} files, {done.bytes / 1e6:,.1f} MB {'would be ' if dry_run else ''}removed"
+    kept = ", ".join(map(str, done.kept)) or "none"
+    _show(done._asdict(), f"{said}; generations kept: {kept}", as_json=as_json)
 
 
 @app.command()

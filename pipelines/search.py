@@ -216,13 +216,12 @@ def open_generation(layout: Layout, number: int | None = None) -> Snapshot:
       ModelError: a model cannot be loaded.
     """
     from encoders.precision import pinned
-    from encoders.registry import load_dual, load_scorer
+    from encoders.registry import load_scorer
     from pipelines.index.levels import open_coarse_to_fine
     from pipelines.index.search import open_index
 
     state = published(layout, read_generation(layout, number))
-    encoder = load_dual(pinned(state.encoder, layout), layout=layout)
-    _refuse_other("encoder", state.encoder.path, encoder.fingerprint, state.index.encoder)
+    encoder = open_encoder(layout, number)
     scorer = None
     if state.scorer is not None and state.rankings is not None and state.rankings.scorer is not None:
         scorer = load_scorer(pinned(state.scorer, layout), layout=layout)
@@ -232,6 +231,20 @@ def open_generation(layout: Layout, number: int | None = None) -> Snapshot:
     levels = open_coarse_to_fine(index_url, searcher)
     gallery = open_gallery([state.url(part) for part in state.generation.embeddings])
     return Snapshot(state, gallery, searcher, levels, encoder, scorer)
+
+
+def open_encoder(layout: Layout, number: int | None = None) -> "DualEncoder":
+    """The fast side of a generation.
+
+    Errors as `open_generation`.
+    """
+    from encoders.precision import pinned
+    from encoders.registry import load_dual
+
+    state = published(layout, read_generation(layout, number))
+    encoder = load_dual(pinned(state.encoder, layout), layout=layout)
+    _refuse_other("encoder", state.encoder.path, encoder.fingerprint, state.index.encoder)
+    return encoder
 
 
 def read_generation(layout: Layout, number: int | None = None) -> Generation:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the measuring libraries are slow to load
     from pipelines.claims.findings import Finding
     from pipelines.claims.papers import Claim
     from pipelines.index.estimate import Estimate
+    from pipelines.reindex.history import Entry
 
 _VERDICTS = {"holds": "green", "does not hold": "red", "not tested": "dim"}
 _STATES = {"done": "green", "to do": "yellow", "after": "dim"}
@@ -46,6 +47,22 @@ def estimate_table(found: "Estimate") -> Table:
     if found.train_macs:
         spent = f"about {found.train_seconds:,.0f} s of k-means on this machine"
         table.add_row("training", f"{found.train_rows:,} vectors, {spent}")
+    return table
+
+
+def generations_table(dataset: str, entries: "Sequence[Entry]") -> Table:
+    """The generations of a dataset, the newest first."""
+    table = Table(title=f"generations of {dataset}", box=box.SIMPLE_HEAD, title_justify="left")
+    for name in ("number", "made (UTC)", "items", "R@1", ""):
+        table.add_column(name, justify="right" if name in ("number", "items", "R@1") else "left")
+    for entry in entries:
+        table.add_row(
+            f"{entry.number}",
+            entry.created.removesuffix("+00:00").replace("T", " "),
+            f"{entry.items:,}",
+            "" if entry.r1 is None else f"{entry.r1:.3f}",
+            "served" if entry.served else "",
+        )
     return table
 
 

@@ -14,7 +14,8 @@
                                                        metrics.json  manifest.json
 <root>/generations/<dataset>/<number>/manifest.json    what makes up one published state
 <root>/reports/<dataset>/<number>/index.html           self-contained
-<root>/CURRENT/<dataset>                               the generation being served; the only thing ever overwritten
+<root>/CURRENT/<dataset>                               the generation being served; the only result ever overwritten
+<root>/LOCK/<dataset>                                  who is at work on the dataset, while somebody is
 """
 
 import re
@@ -153,6 +154,10 @@ class Layout:
     def report(self, number: int) -> str:
         """The page of one generation."""
         return self._at("reports", self.dataset, f"{number:06d}", "index.html")
+
+    def lock(self) -> str:
+        """Who is at work on the dataset."""
+        return self._at("LOCK", self.dataset)
 
     def current(self) -> str:
         """The pointer to the generation being served."""

@@ -45,6 +45,11 @@ class Manifest(BaseModel):
                 f"{url}: not a {cls.__name__}: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}"
             ) from error
 
+    @property
+    def digest(self) -> str:
+        """The name of a finished unit as an input of the next: of the whole manifest, so of what it was made of too."""
+        return digest_value(self.model_dump(mode="json"))
+
     def commit(self, url: str) -> bool:
         """Creates the manifest if absent; True when this call made it."""
         return commit_json(url, self.model_dump(mode="json"))

@@ -18,6 +18,9 @@ CANDIDATES = pa.schema(
     ]
 )
 
+ANSWERS = pa.schema([*CANDIDATES, _required("key", pa.string())])
+"""Of a batch search."""
+
 SCORES = pa.schema(
     [
         _required("query_id", pa.string()),

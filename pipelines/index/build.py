@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.index.parts import Parts, sample
 from pipelines.index.plan import IndexPlan
-from pipelines.index.proposal import Proposal, empty_index, human, parse_bytes, quiet_autofaiss
+from pipelines.index.proposal import Proposal, empty_index, estimated_bytes, human, parse_bytes, quiet_autofaiss
 from pipelines.index.training import layers, threads, train
 from schemas.configs import Index
 from schemas.errors import IndexBuildError, LedgerError
@@ -21,6 +21,9 @@ CODEBOOK_ROWS = 10_000
 
 POINTS_A_LIST = 39
 """FAISS's `min_points_per_centroid`."""
+
+PROCESS_BYTES = 400 << 20
+"""Of a process before it holds any vector: Python, Arrow, Beam, FAISS."""
 
 TRAINING_BYTES = 10
 """Of a number of the sample: itself, its transformed copy, scratch."""
@@ -38,7 +41,7 @@ def training_rows(proposal: Proposal, rows: int, dim: int, config: Index) -> int
     if config.train_rows is not None:
         return min(config.train_rows, rows)
     advised = min(rows, _advised(proposal.key, rows))
-    room = parse_bytes(config.build_memory, what="index.build_memory") - proposal.estimated_bytes
+    room = parse_bytes(config.build_memory, what="index.build_memory") - PROCESS_BYTES - held_bytes(proposal, dim)
     lists = re.search(r"IVF(\d+)", proposal.key)
     least = max(CODEBOOK_ROWS, POINTS_A_LIST * int(lists[1]) if lists else 0)
     return min(advised, max(least, int(room // (TRAINING_BYTES * dim))))
@@ -55,16 +58,24 @@ def _advised(key: str, rows: int) -> int:
 
 
 class BuildBytes(NamedTuple):
-    """Memory of a build: the index, and the larger of the training sample and one part."""
+    """Memory of a build: what is held of the index, and the larger of the training sample and one part."""
 
-    filled: int
+    held: int
     training: int
     part: int
 
     @property
     def total(self) -> int:
         """At most in use at once."""
-        return self.filled + max(self.training, self.part)
+        return PROCESS_BYTES + self.held + max(self.training, self.part)
+
+
+def held_bytes(proposal: Proposal, dim: int) -> int:
+    """What a build holds of the index: its lists are files, kinds without any are held whole."""
+    from pipelines.index.partial import can_be_partial
+
+    in_lists = can_be_partial(empty_index(proposal.key, dim))
+    return estimated_bytes(proposal.key, 0, dim) if in_lists else proposal.estimated_bytes
 
 
 def build_bytes(proposal: Proposal, dim: int, *, train_rows: int, part_rows: int) -> BuildBytes:
@@ -74,9 +85,9 @@ def build_bytes(proposal: Proposal, dim: int, *, train_rows: int, part_rows: int
       part_rows: of the largest part.
     """
     return BuildBytes(
-        filled=proposal.estimated_bytes,
+        held=held_bytes(proposal, dim),
         training=train_rows * dim * TRAINING_BYTES,
-        part=part_rows * dim * (2 + 4),  # float16 as read, float32 as used
+        part=part_rows * dim * (2 + 4 + 4),  # float16 as read, float32 as used, at most as much again in lists
     )
 
 
@@ -90,7 +101,7 @@ def refuse(needed: BuildBytes, proposal: Proposal, rows: int, dim: int, config: 
     if needed.total > cap:
         raise IndexBuildError(
             f"building {proposal.key!r} over {rows} vectors of width {dim} needs about {human(needed.total)} "
-            f"(index {human(needed.filled)}, training sample {human(needed.training)}, part {human(needed.part)}): "
+            f"(programs {human(PROCESS_BYTES)}, index {human(needed.held)}, training sample {human(needed.training)}, part {human(needed.part)}): "
             f"index.build_memory is {human(cap)}; raise it, lower index.train_rows or index.max_memory, or make "
             "smaller shards"
         )

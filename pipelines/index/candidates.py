@@ -104,12 +104,13 @@ def run(job: Job, embed: Sequence[str], index_manifest_url: str, queries_manifes
     folder = queries_manifest_url.rsplit("/", 1)[0]
     levels = plan.built.levels.columns if plan.built.levels else (LEVEL,)
     table = read_table(f"{folder}/{plan.queries.data.name}", ["query_id", *dict.fromkeys(levels)])
-    scores, ids = _best(plan, embed, index_manifest_url, [vectors(table.column(level)) for level in levels])
+    queries = [vectors(table.column(level)) for level in levels]
+    scores, ids = best_items(index_manifest_url, embed, queries, plan.depth)
     url = f"{plan.folder}/candidates.parquet"
     _write(url, table.column("query_id").to_pylist(), scores, ids)
     CandidatesManifest(
         dataset=job.layout.dataset,
-        index=digest_value(plan.built.model_dump(mode="json")),
+        index=plan.built.digest,
         queries=plan.queries.data.sha256,
         depth=plan.depth,
         data=entry(url),
@@ -118,13 +119,21 @@ def run(job: Job, embed: Sequence[str], index_manifest_url: str, queries_manifes
     return plan.manifest_url
 
 
-def _best(
-    plan: CandidatesPlan, embed: Sequence[str], index_manifest_url: str, queries: Sequence[np.ndarray]
+def best_items(
+    index_manifest_url: str, embed: Sequence[str], queries: Sequence[np.ndarray], depth: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exact scores float32 (Q, K) and ids int64 (Q, K), best first.
+    """The best items of an index for some queries.
 
     Args:
+      embed: manifests of the embedding parts it was built of.
       queries: float32 (Q, d_m) of each level searched through, coarse to fine.
+      depth: items for each.
+
+    Returns:
+      Exact scores float32 (Q, min(depth, items)), falling, and ids int64; equal scores by smaller id.
+
+    Raises:
+      InputError: a file is missing or damaged, or the queries are of another width.
     """
     from pipelines.index.exact import rescore
     from pipelines.index.levels import open_coarse_to_fine
@@ -134,10 +143,10 @@ def _best(
     searcher = open_index(index_manifest_url)
     through = open_coarse_to_fine(index_manifest_url, searcher)
     if through is not None:
-        return through.search(queries, plan.depth)
-    _, ids = searcher.search(queries[0], plan.depth * (1 if searcher.keeps_whole_vectors else OVERFETCH))
+        return through.search(queries, depth)
+    _, ids = searcher.search(queries[0], depth * (1 if searcher.keeps_whole_vectors else OVERFETCH))
     scores, ids = rescore(Parts(tuple(sorted(embed))), queries[0], ids)
-    return scores[:, : plan.depth], ids[:, : plan.depth]
+    return scores[:, :depth], ids[:, :depth]
 
 
 def _write(url: str, query_ids: list[str], scores: np.ndarray, ids: np.ndarray) -> None:

@@ -31,8 +31,8 @@ class Estimate(NamedTuple):
       key, reason: the kind and why.
       train_rows: drawn from all of them.
       serving_bytes: of the index in memory.
-      build_bytes: of the process that merges it, at most.
-      disk_bytes: of the index and its parts, which stay beside each other, and of whole vectors where it is refined.
+      build_bytes: of the process that trains and fills it, at most.
+      disk_bytes: of the index, its parts and its ids, and of whole vectors where it is refined; all stay.
       train_macs: multiply-adds of k-means.
       train_seconds: on this machine, by all its threads.
     """
@@ -72,7 +72,7 @@ def estimate(rows: int, dim: int, config: Index, *, part_rows: int) -> Estimate:
         train_rows=train_rows,
         serving_bytes=proposal.estimated_bytes,
         build_bytes=needed.total,
-        disk_bytes=disk_bytes(proposal) + (rows * (2 * dim + ID_BYTES) if config.refine else 0),
+        disk_bytes=disk_bytes(proposal) + rows * (ID_BYTES + (2 * dim if config.refine else 0)),
         train_macs=sum(work.values()),
         train_seconds=sum(macs / macs_a_second(width) for width, macs in work.items()),
     )

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipelines.index.plan import LEVEL
 from schemas.embeddings import part_url, read_parts, refuse_bad_vectors
-from schemas.errors import InputError, StaleError
+from schemas.errors import InputError, LedgerError, StaleError
 from schemas.manifests import EmbeddingManifest
 from schemas.parquet import read_table, vectors
 
@@ -122,7 +122,7 @@ def sample(urls: Sequence[str], count: int, *, seed: int, level: str = LEVEL) ->
 
     With the same seed, the same rows at every level.
 
-    Only row groups that hold a drawn row are read, one at a time.
+    Only row groups that hold a drawn row are read, one at a time. Memory: the sample and one of them.
 
     Args:
       count: rows wanted; all rows when there are fewer.
@@ -135,12 +135,17 @@ def sample(urls: Sequence[str], count: int, *, seed: int, level: str = LEVEL) ->
     total = int(sizes.sum())
     drawn = np.sort(np.random.default_rng(seed).choice(total, size=min(count, total), replace=False))
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    blocks = [Block(np.empty(0, np.int64), np.empty((0, manifests[0].dims[level]), np.float32))]
+    ids = np.empty(len(drawn), np.int64)
+    found, filled = np.empty((len(drawn), manifests[0].dims[level]), np.float32), 0
     for number, (url, manifest) in enumerate(zip(urls, manifests, strict=True)):
         rows = drawn[(drawn >= starts[number]) & (drawn < starts[number + 1])] - starts[number]
-        if rows.size:
-            blocks.extend(_read_rows(part_url(url, manifest), rows, level))
-    return Block(np.concatenate([b.ids for b in blocks]), np.concatenate([b.vectors for b in blocks]))
+        for block in _read_rows(part_url(url, manifest), rows, level) if rows.size else ():
+            here = slice(filled, filled + len(block.ids))
+            ids[here], found[here] = block.ids, block.vectors
+            filled = here.stop
+    if filled != len(drawn):
+        raise LedgerError(f"{filled} of {len(drawn)} rows of the sample are there; a part has fewer than it should")
+    return Block(ids, found)
 
 
 def _read_rows(url: str, rows: np.ndarray, level: str) -> Iterator[Block]:

@@ -128,7 +128,7 @@ def plan_index(
         if (change.built.embeddings, change.built.queries) == (inputs["embeddings"], inputs["queries"]):
             folder, change = change.base.manifest.rsplit("/", 1)[0], None
         else:
-            inputs["base"] = digest_value(change.built.model_dump(mode="json"))
+            inputs["base"] = change.built.digest
             folder = job.layout.index(digest_value(inputs))
     return IndexPlan(
         digest_value(inputs),

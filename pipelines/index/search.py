@@ -113,6 +113,14 @@ class Searcher:
                 chosen = wider
         return scores, ids
 
+    def hits(self, vectors: np.ndarray, k: int, point: Point) -> tuple[np.ndarray, np.ndarray]:
+        """What the lists probed hold, and no more; else as `search`.
+
+        Returns:
+          scores float32 (Q, k), falling, and ids int64 (Q, k), equal scores by smaller id; -inf and -1 for none.
+        """
+        return sort_hits(*self._raw(np.ascontiguousarray(vectors, dtype=np.float32), k, point))
+
     def _raw(self, vectors: np.ndarray, fetch: int, point: Point) -> tuple[np.ndarray, np.ndarray]:
         """FAISS's answer; empty places have id -1 and score -inf."""
         if self.segments:

@@ -294,6 +294,39 @@ def recall_of_each(ids: np.ndarray, exact_scores: np.ndarray, exact_ids: np.ndar
     return np.asarray(np.minimum(hits, k) / k)
 
 
+def places_of(ids: np.ndarray, exact_scores: np.ndarray, exact_ids: np.ndarray, k: int) -> np.ndarray:
+    """At which place each exact neighbour was found, from 0; int64 (Q, W).
+
+    Args:
+      ids: int64 (Q, K), found, best first; -1 for none.
+      exact_scores, exact_ids: as for `recall_of_each`; neighbours that are not among the k best, or tied with the last
+        of them, count as not found.
+
+    Returns:
+      K for those that were not found.
+    """
+    places = np.full(exact_ids.shape, ids.shape[1], np.int64)
+    for row, (found, wanted) in enumerate(zip(ids, exact_ids, strict=True)):
+        order = np.argsort(found, kind="stable")
+        at = np.searchsorted(found[order], wanted)
+        there = at < len(found)
+        there[there] = found[order[at[there]]] == wanted[there]
+        places[row, there] = order[at[there]]
+    last = min(k, exact_ids.shape[1])
+    places[exact_scores < exact_scores[:, last - 1 : last] - TIE] = ids.shape[1]
+    return places
+
+
+def recall_within(places: np.ndarray, depth: int, k: int) -> np.ndarray:
+    """Recall@k of every query, float64 (Q,), where the first `depth` found are put in their exact order.
+
+    Args:
+      places: of `places_of`, of `depth` or more found.
+    """
+    k = min(k, places.shape[1])
+    return np.asarray(np.minimum((places < depth).sum(axis=1), k) / max(1, k))
+
+
 def interval(values: np.ndarray) -> tuple[float, float, float]:
     """(mean, low, high) of per-query recalls, with Wilson's 95 % score interval over queries.
 

@@ -20,7 +20,17 @@ from pipelines.index.levels import through
 from pipelines.index.plan import IndexPlan
 from pipelines.index.proposal import Proposal, estimated_bytes, human
 from pipelines.index.search import Point, Searcher, format_point, limits, parse_point
-from pipelines.index.truth import MOST_QUERIES, Truth, Truths, find_truths, interval, recall_of_each, without_self
+from pipelines.index.truth import (
+    MOST_QUERIES,
+    Truth,
+    Truths,
+    find_truths,
+    interval,
+    places_of,
+    recall_of_each,
+    recall_within,
+    without_self,
+)
 from schemas.commits import read_json
 from schemas.configs import Index
 from schemas.errors import IndexBuildError
@@ -31,7 +41,10 @@ log = logging.getLogger(__name__)
 
 MOST_EF_SEARCH = 4096
 MOST_REPETITIONS = 7
-LONGEST_TIMING_S = 0.5  # of one operating point, begun repetitions aside
+LONGEST_TIMING_S = 0.2  # of one operating point, begun repetitions aside
+TIMED = 512
+"""Queries of a batch that is timed."""
+
 K_FACTORS = (1, 2, 4, 8, 16, 32)
 
 MOST_CANDIDATES = 1 << 23
@@ -44,6 +57,13 @@ FIRST_REFINED = 2
 
 SHORTLISTS = 3
 """Lengths tried there: the first within reach of the recall promised, and its doubles."""
+
+FLAT, FLAT_GAIN = 2, 0.005
+"""Where the last so many points have raised the recall by less than this, wider ones are not tried."""
+
+REACH_QUERIES = 256
+DEEP = 16
+"""How far, in multiples of the shortlist, neighbours are looked for among compressed vectors, at first."""
 
 ALONE = 31
 """Queries timed one by one."""
@@ -219,14 +239,18 @@ def tune(
     truths = find_truths(plan, config, layout=layout, most=_most_queries(shortlist))
     search = _Search(searcher, levels, shortlist)
     if levels is not None and config.shortlist is None and start is None:
-        search = _within_reach(search, truths.tune, points(searcher.index, k)[-1][1], plan.rows, config)
+        search = _within_reach(search, truths.tune, plan, config)
     curve: list[Measured] = []
     times: dict[str, Times] = {}
-    for one in [search] if start else _with_longer_shortlists(search, plan, config):
-        for measured, spent in _curve(one, truths, config, noted=one.shortlist if plan.refined else (), start=start):
-            curve.append(measured)
-            times[measured.label] = spent
-            log.info("%s %s: recall@%d %.4f", proposal.key, measured.label, k, measured.recall)
+    found = _curve(search, truths, config, start=start)
+    if plan.refined:
+        tuned = config.shortlist is None and start is None
+        found = _curve_of_refined(search, truths, config, start=start, longer=SHORTLISTS - 1 if tuned else 0)
+    for measured, spent in found:
+        curve.append(measured)
+        times[measured.label] = spent
+        log.info("%s %s: recall@%d %.4f", proposal.key, measured.label, k, measured.recall)
+    curve.sort(key=lambda measured: measured.shortlist)
     good = [measured for measured in curve if measured.recall >= config.recall_target]
     if not good:
         raise IndexBuildError(_what_binds(search, curve, plan, proposal, train_rows=train_rows, config=config))
@@ -236,6 +260,7 @@ def tune(
         raise IndexBuildError(_too_slow(curve, good, times, proposal, config))
     chosen = min(quick, key=lambda measured: measured.cost_bytes)
     search = _Search(searcher, levels, chosen.shortlist or search.shortlist)
+    recall, low, high = interval(_recalls(search, truths.tune, k, parse_point(chosen.parameters)))  # as it is served
     tuning = Tuning(
         key=proposal.key,
         reason=proposal.reason,
@@ -251,9 +276,9 @@ def tune(
         curve=tuple(curve),
         chosen=chosen.parameters,
         chosen_label=chosen.label if chosen.shortlist else "",
-        recall=chosen.recall,
-        low=chosen.low,
-        high=chosen.high,
+        recall=recall,
+        low=low,
+        high=high,
         held_out=_held_out(search, truths.test, k, chosen.parameters),
         self_found=_self_found(search, truths.image, k, chosen.parameters),
         levels=_tuned_levels(search, truths.coarse, plan, chosen.parameters, config) if truths.coarse else None,
@@ -261,40 +286,79 @@ def tune(
     return tuning, times
 
 
-def _with_longer_shortlists(search: _Search, plan: IndexPlan, config: Index) -> list[_Search]:
-    """The search; of a refined index also with longer shortlists, which let it probe fewer lists."""
-    found = [search]
-    while plan.refined and config.shortlist is None and len(found) < SHORTLISTS:
-        longer = doubled(found[-1].shortlist, plan.rows)
-        if longer == found[-1].shortlist:
-            break
-        found.append(_Search(search.searcher, search.levels, longer))
-    return found
-
-
-def _curve(
-    search: _Search, truths: Truths, config: Index, *, noted: tuple[int, ...], start: Start | None
-) -> Iterator[tuple[Measured, Times]]:
-    """Operating points in rising cost with their milliseconds, up to the first at which nearly all is found.
+def _curve(search: _Search, truths: Truths, config: Index, *, start: Start | None) -> Iterator[tuple[Measured, Times]]:
+    """Operating points in rising cost with their times, as far as wider ones find more.
 
     Args:
-      noted: shortlist to be kept with each; none where it is not tuned.
       start: see `tune`.
     """
     k, alone = config.recall_k, _Search(search.searcher, None, ())
-    least = max(k, *search.shortlist[:1], 1)
+    reached: list[float] = []
+    for cost, point in _points(search, max(k, *search.shortlist[:1], 1), k, start):
+        text, image = _recalls(search, truths.tune, k, point), _recalls(search, truths.image, k, point)
+        coarse = _recalls(alone, truths.coarse, k, point) if truths.coarse else None
+        measured = _measured(format_point(point), cost + search.finer_bytes, text, image, coarse, ())
+        yield measured, _times(search, truths.tune.queries, k, point)
+        reached.append(measured.recall)
+        if _enough(reached, config, start) or (measured.coarse_recall or 0) >= ALL_FOUND:
+            return
+
+
+def _curve_of_refined(
+    search: _Search, truths: Truths, config: Index, *, start: Start | None, longer: int
+) -> Iterator[tuple[Measured, Times]]:
+    """The same where whole vectors order what compressed ones find: each point with several shortlists.
+
+    Whole vectors put every neighbour that is on the shortlist before all others, so that its place in the index's own
+    order says with which shortlists it is found: one search serves all of them.
+
+    Args:
+      longer: times that the shortlist is doubled.
+    """
+    k, found = config.recall_k, [search.shortlist]
+    for _ in range(longer):
+        found.append(doubled(found[-1], search.searcher.items))
+    searches = [_Search(search.searcher, search.levels, one) for one in dict.fromkeys(found)]
+    most = searches[-1].shortlist[0]
+    reached: list[float] = []
+    for cost, point in _points(search, max(k, search.shortlist[0]), k, start):
+        places, of_images = (
+            places_of(search.searcher.hits(truth.queries[0], most, point)[1], truth.scores, truth.ids, k)
+            for truth in (truths.tune, truths.image)
+        )
+        looked_at = search.searcher.items * _share(point, search.searcher.index)
+        for one in searches:
+            kept = one.shortlist[0]
+            if looked_at < kept and one is not search:
+                continue
+            text, image, coarse = (
+                recall_within(among, depth, k) for among, depth in ((places, kept), (of_images, kept), (places, k))
+            )
+            measured = _measured(format_point(point), cost + one.finer_bytes, text, image, coarse, one.shortlist)
+            yield measured, _times(one, truths.tune.queries, k, point)
+        reached.append(measured.recall)
+        if _enough(reached, config, start):
+            return
+
+
+def _points(search: _Search, least: int, k: int, start: Start | None) -> list[tuple[float, dict[str, int]]]:
+    """The operating points to be tried."""
     tried = points(search.searcher.index, k, least=least, rows=search.searcher.items)
     labels = [format_point(point) for _, point in tried]
-    first = labels.index(start.parameters) if start and start.parameters in labels else 0
-    enough = config.recall_target if start else max(config.recall_target, ALL_FOUND)
-    for cost, point in tried[first:]:
-        text, image = _recalls(search, truths.tune, k, point), _recalls(search, truths.image, k, point)
-        times = _times(search, truths.tune.queries, k, point)
-        coarse = _recalls(alone, truths.coarse, k, point) if truths.coarse else None
-        measured = _measured(format_point(point), cost + search.finer_bytes, text, image, coarse, noted)
-        yield measured, times
-        if measured.recall >= enough or (measured.coarse_recall or 0) >= ALL_FOUND:
-            return
+    return tried[labels.index(start.parameters) if start and start.parameters in labels else 0 :]
+
+
+def _share(point: Point, index: Any) -> float:
+    """Of the items, how many a point looks at, lists taken as equally long; 1 for kinds without lists."""
+    return point["nprobe"] / limits(index)["nprobe"] if "nprobe" in point else 1.0
+
+
+def _enough(reached: Sequence[float], config: Index, start: Start | None) -> bool:
+    """Whether wider points can be left out: the recall is reached, and it rises no more (or was all that is wanted)."""
+    if reached[-1] < config.recall_target:
+        return False
+    level = len(reached) > FLAT and reached[-1] - reached[-1 - FLAT] < FLAT_GAIN
+    return start is not None or reached[-1] >= ALL_FOUND or level
 
 
 def read_tuning(index_manifest_url: str) -> tuple[Tuning, dict[str, float]]:
@@ -383,15 +447,32 @@ def _most_queries(shortlist: Sequence[int]) -> int:
     return max(LEAST_QUERIES, min(MOST_QUERIES, MOST_CANDIDATES // max(1, *shortlist, 1)))
 
 
-def _within_reach(search: _Search, truth: Truth, widest: Point, rows: int, config: Index) -> _Search:
+def _within_reach(search: _Search, truth: Truth, plan: IndexPlan, config: Index) -> _Search:
     """The search with its shortlists doubled until the widest point keeps the recall promised, or all is kept."""
+    k = config.recall_k
+    widest = points(search.searcher.index, k)[-1][1]
+    if plan.refined:
+        return _refined_within_reach(search, truth, plan.rows, widest, config)
     while True:
-        recall, grown = float(_recalls(search, truth, config.recall_k, widest).mean()), doubled(search.shortlist, rows)
+        recall, grown = float(_recalls(search, truth, k, widest).mean()), doubled(search.shortlist, plan.rows)
         if recall >= config.recall_target or grown == search.shortlist:
             return search
-        level = logging.INFO if config.refine else logging.WARNING  # a refined index begins with the shortest
-        log.log(level, "shortlist %s: recall@%d at most %.4f; doubled", search.shortlist, config.recall_k, recall)
+        log.warning("shortlist %s: recall@%d at most %.4f; doubled", search.shortlist, k, recall)
         search = _Search(search.searcher, search.levels, grown)
+
+
+def _refined_within_reach(search: _Search, truth: Truth, rows: int, widest: Point, config: Index) -> _Search:
+    """The same behind compressed vectors, on some of the queries: a search is the same whatever its shortlist."""
+    asked, k, deep = slice(0, REACH_QUERIES), config.recall_k, min(rows, DEEP * search.shortlist[0])
+    while True:
+        ids = search.searcher.hits(truth.queries[0][asked], deep, widest)[1]
+        places = places_of(ids, truth.scores[asked], truth.ids[asked], k)
+        shortlist = search.shortlist
+        while shortlist[0] < deep and recall_within(places, shortlist[0], k).mean() < config.recall_target:
+            shortlist = doubled(shortlist, rows)
+        if shortlist[0] < deep or deep == rows:
+            return _Search(search.searcher, search.levels, shortlist)
+        deep = min(rows, DEEP * deep)
 
 
 def _tuned_levels(search: _Search, coarse: Truth, plan: IndexPlan, chosen: str, config: Index) -> TunedLevels:
@@ -426,11 +507,12 @@ def _recalls(search: _Search, truth: Truth, k: int, point: Point) -> np.ndarray:
 
 
 def _times(search: _Search, queries: Sequence[np.ndarray], k: int, point: Point) -> Times:
-    """Of a batch that was just searched, the best of some repetitions; of the first of it alone, the median."""
+    """Of a batch, the best of some repetitions; of the first of it alone, the median."""
+    batch = [level[:TIMED] for level in queries]
     best, begun = float("inf"), time.perf_counter()
     for _ in range(MOST_REPETITIONS):
         started = time.perf_counter()
-        search(queries, k, point)
+        search(batch, k, point)
         now = time.perf_counter()
         best = min(best, now - started)
         if now - begun > LONGEST_TIMING_S:
@@ -440,7 +522,7 @@ def _times(search: _Search, queries: Sequence[np.ndarray], k: int, point: Point)
         started = time.perf_counter()
         search([level[row : row + 1] for level in queries], k, point)
         alone.append(time.perf_counter() - started)
-    return Times(round(1000 * best / len(queries[0]), 4), round(1000 * float(np.median(alone)), 4))
+    return Times(round(1000 * best / len(batch[0]), 4), round(1000 * float(np.median(alone)), 4))
 
 
 def _measured(

@@ -2,7 +2,11 @@
 
 apart    running a stage in a process of its own
 summary  what a run says of itself: steps of a plan, the closing summary
+lock     one run per dataset
 gates    what a generation must satisfy before it is served
+history  the generations there are, and the way back
+named    every file a generation names
+gc       removing what none names any more
 publish  generations and the one pointer that moves
 job      fastslow reindex
 """

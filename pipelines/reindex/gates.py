@@ -29,7 +29,7 @@ def check(
             f"{config.name}: recall@{index.recall_k} of the index is {index.recall:.3f}, "
             f"the target {config.index.recall_target}"
         )
-    before, now = _final_r1(served.metrics) if served else None, _final_r1(metrics)
+    before, now = final_r1(served.metrics) if served else None, final_r1(metrics)
     if before is not None and now is not None and now < before - config.publish.max_r1_drop:
         raise GateError(
             f"{config.name}: R@1 fell from {before:.3f} (generation {served.number if served else 0}) to {now:.3f}, "
@@ -38,7 +38,7 @@ def check(
         )
 
 
-def _final_r1(metrics: dict[str, Any]) -> float | None:
+def final_r1(metrics: dict[str, Any]) -> float | None:
     """R@1 of the order that is served, None when nothing was judged."""
     figures = metrics.get("text_to_image", {})
     value = figures.get("reranked", figures.get("fast", {})).get("R@1")

@@ -21,6 +21,7 @@ from pipelines.index import plan as index_plan
 from pipelines.prepare import job as prepare
 from pipelines.reindex import gates, publish
 from pipelines.reindex.apart import run_apart
+from pipelines.reindex.lock import locked
 from pipelines.reindex.summary import Step, Summary
 from pipelines.rerank import job as rerank
 from schemas.commits import exists
@@ -73,8 +74,14 @@ def run(job: Job, *, until: Stage = "reindex") -> Summary:
     """Runs everything up to and including a stage; what is done is skipped.
 
     Raises:
+      BusyError: another run is at work on the dataset.
       FastslowError: as the stages raise; GateError when the generation is built but refused.
     """
+    with locked(job.layout, f"fastslow {until}"):
+        return _run(job, until)
+
+
+def _run(job: Job, until: Stage) -> Summary:
     started = publish.current(job.layout)  # the plan is made against this; CURRENT moves only if it still stands
     served = Generation.read(job.layout.generation(started)) if started is not None else None
     state = Run(job, Summary(job.dataset.name), served)

@@ -20,7 +20,6 @@ from pipelines.rerank.plan import (
     ShardTask,
     fill_scores,
     locate,
-    manifest_digest,
     plan_shards,
     rankings_digest,
     read_candidates,
@@ -159,7 +158,7 @@ def _plan(job: Job, candidates_manifest_url: str, queries_manifest_url: str) -> 
         raise StaleError(
             f"{candidates_manifest_url}: found for other queries than {queries_manifest_url}; search again"
         )
-    names = manifest_digest(candidates), manifest_digest(queries)
+    names = candidates.digest, queries.digest
     scorer = _fingerprint(job)
     scores = scores_digest(job, *names, scorer) if scorer else None
     beta = _configured_beta(job)

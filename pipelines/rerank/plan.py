@@ -19,7 +19,7 @@ from schemas.embeddings import part_url
 from schemas.errors import InputError, StaleError
 from schemas.jobs import Job
 from schemas.layout import ScorePaths
-from schemas.manifests import CandidatesManifest, EmbeddingManifest, Manifest, QueriesManifest
+from schemas.manifests import CandidatesManifest, EmbeddingManifest, QueriesManifest
 from schemas.parquet import read_table, write_table
 
 CODE_VERSION = 1
@@ -77,11 +77,6 @@ class ShardTask:
     candidates: str
     paths: ScorePaths
     pairs: int
-
-
-def manifest_digest(manifest: Manifest) -> str:
-    """The name of a finished unit as an input of the next: its whole manifest, so what it was made of as well."""
-    return digest_value(manifest.model_dump(mode="json"))
 
 
 def scores_digest(job: Job, candidates: str, queries: str, scorer: str) -> str:

@@ -59,8 +59,8 @@ def test_training_rows_follow_autofaiss_unless_set():
     assert rows_for("IVF16,PQ8", 700) == 700
     assert rows_for("IVF16,PQ8", train_rows=123) == 123
     assert rows_for("PQ8") == build.MAX_ROWS_WITHOUT_LISTS
-    assert rows_for("IVF512,Flat", build_memory="25M") == (25 * 2**20 - 10**6) // 640
-    assert rows_for("IVF512,Flat", build_memory="2M") == 39 * 512  # FAISS warns of fewer; the build is refused then
+    assert rows_for("IVF512,Flat", build_memory="425M") == (25 * 2**20 - 512 * 64 * 4) // 640  # less the centroids
+    assert rows_for("IVF512,Flat", build_memory="402M") == 39 * 512  # FAISS warns of fewer; the build is refused then
 
 
 def test_more_lists_than_rows_is_a_clear_error(world):

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.index import candidates
 from pipelines.index.job import run
-from pipelines.index.levels import open_coarse_to_fine
+from pipelines.index.levels import open_coarse_to_fine, through
 from pipelines.index.search import format_point, open_index, parse_point
 from pipelines.index.tune import read_tuning
 from schemas.configs import Index, parse
@@ -113,3 +113,22 @@ def test_refining_what_is_whole_already_is_said(world, caplog):
 def test_it_excludes_coarse_to_fine():
     with pytest.raises(ConfigError, match="refine: coarse to fine orders by whole vectors already"):
         parse(Index, {"refine": True, "levels": "coarse_to_fine"}, source="test")
+
+
+def test_the_curve_says_what_a_search_with_each_shortlist_finds(world, built, oracle):
+    tuning, _ = read_tuning(built)
+    searcher = open_index(built)
+    levels = open_coarse_to_fine(built, searcher).levels
+    asked = world.queries[world.split == "fit"]
+    _, exact = oracle(world.ids, world.vectors, asked, 10)
+    for one in tuning.curve:
+        search = through(searcher, levels, one.shortlist, parse_point(one.parameters))
+        _, ids = search.search([asked, asked], 10)
+        found = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids.tolist(), exact.tolist(), strict=True)])
+        # A search goes on where the lists hold too little; the curve does not count that.
+        assert one.recall <= found + 1e-3
+        assert one.recall == pytest.approx(found, abs=0.02)
+    at = next(
+        one for one in tuning.curve if (one.parameters, one.shortlist) == (tuning.chosen, tuning.levels.shortlist)
+    )
+    assert tuning.recall >= at.recall >= tuning.recall_target

@@ -1,12 +1,18 @@
 """The promise: recall on text queries, the cheapest point that keeps it, or a refusal that says why."""
 
+import io
+from pathlib import Path
+
 import faiss
 import numpy as np
 import pytest
 
+from pipelines.index import partial
+from pipelines.index import tune as tune_module
 from pipelines.index.job import run
 from pipelines.index.search import open_index, parse_point
-from pipelines.index.tune import interval, points, read_tuning, recall_of_each
+from pipelines.index.truth import places_of, recall_within
+from pipelines.index.tune import Times, interval, points, read_tuning, recall_of_each
 from schemas.errors import IndexBuildError
 from schemas.manifests import IndexManifest
 
@@ -112,3 +118,66 @@ def test_an_item_tied_with_the_last_neighbour_counts_as_found():
 def test_the_interval_is_wilsons():
     assert interval(np.array([1.0] * 8 + [0.0] * 2)) == pytest.approx((0.8, 0.490162, 0.943318), abs=1e-6)
     assert interval(np.ones(100))[1] == pytest.approx(0.963005, abs=1e-5)
+
+
+def test_a_latency_budget_leaves_slow_points_out_or_says_what_binds(world, monkeypatch):
+    def timed(search, queries, k, point):
+        return Times(0.01, 0.1 * point["nprobe"])
+
+    monkeypatch.setattr(tune_module, "_times", timed)
+    free, _ = read_tuning(run(world.job, world.parts, world.queries_url))
+    nprobe = parse_point(free.chosen)["nprobe"]
+    within, _ = read_tuning(run(world.with_index(latency_budget_ms=0.1 * nprobe), world.parts, world.queries_url))
+    assert within.chosen == free.chosen
+    with pytest.raises(IndexBuildError, match=rf"takes .* ms a query at {free.chosen}, .*\(at nprobe=.* within it\)"):
+        run(world.with_index(latency_budget_ms=0.1 * nprobe - 0.05), world.parts, world.queries_url)
+    with pytest.raises(IndexBuildError, match="no point is so fast"):
+        run(world.with_index(latency_budget_ms=0.01), world.parts, world.queries_url)
+
+
+def test_an_index_whose_ids_are_mixed_up_is_refused(world, monkeypatch):
+    original = partial.Parts
+
+    def mixed(*arguments):
+        for block in original(*arguments):
+            yield block._replace(ids=block.ids[::-1].copy())
+
+    monkeypatch.setattr(partial, "Parts", mixed)
+    job = world.with_index(recall_target=1e-9)
+    with pytest.raises(IndexBuildError, match="ids and vectors do not belong together"):
+        run(job, world.parts, world.queries_url)
+
+
+def test_every_item_finds_itself(world):
+    url = run(world.job, world.parts, world.queries_url)
+    assert IndexManifest.read(url).self_found == 1.0
+
+
+def test_a_damaged_memo_of_neighbours_is_made_again(world):
+    url = run(world.job, world.parts, world.queries_url)
+    [memo] = Path(world.job.layout.root).glob("cache/truth/*.npz")
+    whole = memo.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"PK\x03\x04nothing"):
+        memo.write_bytes(damaged)
+        Path(url).unlink()
+        assert run(world.job, world.parts, world.queries_url) == url
+        with np.load(memo) as again, np.load(io.BytesIO(whole)) as before:
+            assert set(again) == set(before)
+            assert all(np.array_equal(again[name], before[name]) for name in before)
+
+
+def test_places_and_recall_within_are_those_of_counting():
+    rng = np.random.default_rng(0)
+    scores = -np.sort(-rng.random((50, 9)).astype(np.float32), axis=1)
+    scores[:, 4] = scores[:, 3]  # ties with the k-th
+    exact = np.array([rng.permutation(40)[:9] for _ in range(50)])
+    found = np.array([rng.permutation(40)[:25] for _ in range(50)])
+    found[0, 5:] = -1
+    places = places_of(found, scores, exact, 4)
+    for depth in (1, 4, 10, 25):
+        expected = [
+            min(4, len({*row[:depth]} & {item for item, score in zip(items, of, strict=True) if score >= of[3] - 1e-6}))
+            / 4
+            for row, items, of in zip(found.tolist(), exact.tolist(), scores, strict=True)
+        ]
+        np.testing.assert_allclose(recall_within(places, depth, 4), expected)

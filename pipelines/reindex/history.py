@@ -1,0 +1,89 @@
+"""The generations of a dataset, and the way back: serve an older one, whose files are all still there."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipelines.reindex import publish
+from pipelines.reindex.gates import final_r1
+from pipelines.reindex.lock import locked
+from pipelines.reindex.named import missing
+from schemas.errors import InputError
+from schemas.layout import Layout
+from schemas.manifests import Generation
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One generation.
+
+    Attributes:
+      number, parent, created: as in its manifest.
+      items: it serves, or would.
+      r1: of the order that is served, on test queries; None where nothing was judged.
+      index: kind and operating point are in the index's manifest; here, its URL below the root.
+      served: whether it is the one.
+    """
+
+    number: int
+    parent: int | None
+    created: str
+    items: int
+    r1: float | None
+    index: str
+    served: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return asdict(self)
+
+
+def generations(layout: Layout) -> list[Entry]:
+    """All that were written, the newest first."""
+    now = publish.current(layout)
+    found = [Generation.read(layout.generation(number)) for number in reversed(publish.numbers(layout))]
+    return [
+        Entry(
+            number=one.number,
+            parent=one.parent,
+            created=one.created,
+            items=one.counts.embedded,
+            r1=final_r1(one.metrics),
+            index=one.index,
+            served=one.number == now,
+        )
+        for one in found
+    ]
+
+
+def rollback(layout: Layout, number: int | None = None) -> int:
+    """Serves another generation; nothing else is changed, so the way forward is the same command.
+
+    Args:
+      number: None: the one that was served before the present one.
+
+    Returns:
+      The number served now.
+
+    Raises:
+      InputError: there is no such generation, or some of its files are gone.
+      BusyError: a run is at work on the dataset.
+    """
+    with locked(layout, "fastslow rollback"):
+        now = publish.current(layout)
+        if now is None:
+            raise InputError(f"{layout.current()}: nothing is published yet; run: fastslow reindex {layout.dataset}")
+        if number is None:
+            number = Generation.read(layout.generation(now)).parent
+        if number is None:
+            raise InputError(f"{layout.dataset}: generation {now} is the first, there is none before it")
+        if number not in publish.numbers(layout):
+            known = ", ".join(map(str, publish.numbers(layout)))
+            raise InputError(f"{layout.dataset}: no generation {number}; there are {known}")
+        gone = missing(layout, Generation.read(layout.generation(number)))
+        if gone:
+            raise InputError(
+                f"{layout.dataset}: generation {number} cannot be served: {len(gone)} of its files are gone, {gone[0]} "
+                "among them"
+            )
+        publish.serve(layout, number, expected=now)
+    return number
