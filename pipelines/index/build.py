@@ -101,9 +101,9 @@ def refuse(needed: BuildBytes, proposal: Proposal, rows: int, dim: int, config: 
     if needed.total > cap:
         raise IndexBuildError(
             f"building {proposal.key!r} over {rows} vectors of width {dim} needs about {human(needed.total)} "
-            f"(programs {human(PROCESS_BYTES)}, index {human(needed.held)}, training sample {human(needed.training)}, part {human(needed.part)}): "
-            f"index.build_memory is {human(cap)}; raise it, lower index.train_rows or index.max_memory, or make "
-            "smaller shards"
+            f"(programs {human(PROCESS_BYTES)}, index {human(needed.held)}, training sample {human(needed.training)}, "
+            f"part {human(needed.part)}): index.build_memory is {human(cap)}; raise it, lower index.train_rows or "
+            "index.max_memory, or make smaller shards"
         )
 
 
