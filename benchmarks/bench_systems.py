@@ -62,7 +62,7 @@ def run(system: str, root: Path) -> dict[str, Any]:
         "pairs_a_query": rankings.pair_evaluations / rankings.queries,
         "fast_ms": milliseconds(snapshot, texts, rerank=False),
         "reranked_ms": milliseconds(snapshot, texts, rerank=True),
-        "index_bytes_an_item": (index.data.size_bytes + beside) / index.rows,
+        "index_bytes_an_item": (index.size_bytes + beside) / index.rows,
         "index": f"{index.key} {index.parameters}".strip(),
         "parameters": records[0]["parameters"],
         "training_minutes": sum(record["seconds"] for record in records) / 60,

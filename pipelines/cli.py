@@ -234,6 +234,32 @@ def rollback(
 
 
 @app.command()
+def rejects(
+    dataset: Dataset,
+    root: Root = "build",
+    examples: Annotated[int, typer.Option(min=0, help="Samples to show of each reason.")] = 3,
+    generation: Number = None,
+    as_json: Json = False,
+) -> None:
+    """Lists the samples that a generation could not take in, by stage and reason.
+
+    Example: [bold]fastslow rejects demo[/bold]
+    """
+    from dataclasses import asdict
+
+    from pipelines import tables
+    from pipelines.evaluate.rejects import rejects_of
+    from pipelines.jobs import layout_of
+    from pipelines.search import read_generation
+    from schemas.manifests import EmbeddingManifest
+
+    layout = layout_of(dataset, root)
+    urls = [f"{root}/{part}" for part in read_generation(layout, generation).embeddings]
+    found = rejects_of(urls, [EmbeddingManifest.read(url) for url in urls], examples_each=examples)
+    _show([asdict(group) for group in found], tables.rejects_table(layout.dataset, found), as_json=as_json)
+
+
+@app.command()
 def gc(
     dataset: Dataset,
     keep: Annotated[int, typer.Option(min=1, help="Newest generations to keep.")] = 5,

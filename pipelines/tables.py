@@ -15,6 +15,7 @@ from schemas.manifests import LevelsEntry
 if TYPE_CHECKING:  # the measuring libraries are slow to load
     from pipelines.claims.findings import Finding
     from pipelines.claims.papers import Claim
+    from pipelines.evaluate.report_data import RejectGroup
     from pipelines.index.estimate import Estimate
     from pipelines.reindex.history import Entry
 
@@ -63,6 +64,18 @@ def generations_table(dataset: str, entries: "Sequence[Entry]") -> Table:
             "" if entry.r1 is None else f"{entry.r1:.3f}",
             "served" if entry.served else "",
         )
+    return table
+
+
+def rejects_table(dataset: str, groups: "Sequence[RejectGroup]") -> Table:
+    """What was refused: a line a reason, its samples below it."""
+    total = sum(group.count for group in groups)
+    table = Table(title=f"{total:,} samples of {dataset} refused", box=box.SIMPLE_HEAD, title_justify="left")
+    for name in ("count", "stage", "reason", "for example"):
+        table.add_column(name, justify="right" if name == "count" else "left", overflow="fold")
+    for group in groups:
+        samples = "\n".join(f"{one.key} in {one.shard.rsplit('/', 1)[-1]}: {one.message}" for one in group.examples)
+        table.add_row(f"{group.count:,}", group.stage, group.error, Text(samples))
     return table
 
 

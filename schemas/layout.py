@@ -94,7 +94,7 @@ class Layout:
 
     def truth(self, digest: str) -> str:
         """A memo: exact neighbours of queries."""
-        return self._at("cache", "truth", f"{short(digest)}.npz")
+        return self._at("cache", "truth", self.dataset, f"{short(digest)}.npz")
 
     def downloads(self) -> str:
         """Folder of fetched archives, kept until removed by hand."""

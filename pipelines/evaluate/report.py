@@ -2,13 +2,13 @@
 
 import logging
 import platform
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib import metadata
 from typing import Any
 
 from pipelines.evaluate.page import render
 from pipelines.evaluate.published import Published, published
+from pipelines.evaluate.rejects import rejects_of
 from pipelines.evaluate.report_data import (
     Curve,
     CurvePoint,
@@ -19,8 +19,6 @@ from pipelines.evaluate.report_data import (
     Loss,
     Measure,
     ModelName,
-    RejectExample,
-    RejectGroup,
     ReportData,
     ShardLedger,
     StageQuality,
@@ -29,13 +27,10 @@ from pipelines.evaluate.samples import sample_queries
 from schemas.commits import publish_bytes
 from schemas.layout import Layout
 from schemas.manifests import EmbeddingManifest, Generation, LevelsEntry
-from schemas.parquet import read_table
 
 logger = logging.getLogger(__name__)
 
 CUTOFFS = (1, 5, 10)
-EXAMPLES = 3
-"""Refused samples shown for every reason."""
 
 LIBRARIES = (
     "fastslow",
@@ -104,7 +99,7 @@ def gather(state: Published) -> ReportData:
         items_encoded=rankings.items_encoded if rankings else 0,
         index=_index(state),
         shards=tuple(_ledger(manifest) for manifest in manifests),
-        rejects=tuple(_rejects([state.url(name) for name in generation.embeddings], manifests)),
+        rejects=tuple(rejects_of([state.url(name) for name in generation.embeddings], manifests)),
         samples=samples,
         seconds=dict(generation.seconds),
         config=dict(generation.config),
@@ -225,24 +220,6 @@ def _ledger(manifest: EmbeddingManifest) -> ShardLedger:
         caption_errors=counts.caption_errors,
         ignored_members=counts.ignored_members,
     )
-
-
-def _rejects(urls: Sequence[str], manifests: Sequence[EmbeddingManifest]) -> list[RejectGroup]:
-    """Rejects by stage and reason, the most frequent first, with the first few of each."""
-    totals: Counter[tuple[str, str]] = Counter()
-    examples: dict[tuple[str, str], list[RejectExample]] = {}
-    for url, manifest in zip(urls, manifests, strict=True):
-        if not manifest.rejects.rows:
-            continue
-        table = read_table(f"{url.rsplit('/', 1)[0]}/{manifest.rejects.name}")
-        for row in table.select(["key", "shard", "stage", "error", "message"]).to_pylist():
-            reason = row["stage"], row["error"]
-            totals[reason] += 1
-            some = examples.setdefault(reason, [])
-            if len(some) < EXAMPLES:
-                some.append(RejectExample(row["key"], row["shard"], row["message"]))
-    order = sorted(totals, key=lambda reason: (-totals[reason], reason))
-    return [RejectGroup(*reason, totals[reason], tuple(examples[reason])) for reason in order]
 
 
 def _digests(state: Published) -> dict[str, str]:

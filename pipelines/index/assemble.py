@@ -71,11 +71,7 @@ def in_one_process(plan: IndexPlan, empty: Any, folder: Path) -> Assembled:
 
 
 def beside(change: Change, plan: IndexPlan, trained: Any, filled: Filled, folder: Path) -> Assembled:
-    """The files of the base, new items in a segment of their own, those that are gone marked dead.
-
-    Raises:
-      InputError: an item is in a new part and in an old one.
-    """
+    """The files of the base, new items in a segment of their own, those that are gone marked dead."""
     base = change.base.manifest
     dead = _dead_after(change)
     old = []
@@ -89,11 +85,33 @@ def beside(change: Change, plan: IndexPlan, trained: Any, filled: Filled, folder
     entries = [first, *(one for one in others if one[0].alive)]  # the first holds what is trained
     sizes = np.sum([_sizes(files[0], whole=not number) for number, (_, files, _) in enumerate(entries)], axis=0)
     if change.added:
-        check_ids(ids_of(change.added), [(read_ids(files[1]), gone) for _, files, gone in entries], change.added)
         entry, files, more = _segment(plan, trained, filled(change.added), change.added, folder, len(entries))
         entries.append((entry, files, np.empty(0, np.int64)))
         sizes = sizes + more
     return _assembled(entries, folder, sizes)
+
+
+def refuse_known(change: Change) -> None:
+    """Refuses new parts with an item that the base has, and keeps.
+
+    Raises:
+      InputError: names the item.
+    """
+    files = (_fetched(segment, change.base.manifest) for segment in change.built.segments)
+    old = [(read_ids(ids), gone) for (_, ids, _), gone in zip(files, _dead_after(change), strict=True)]
+    check_ids(ids_of(change.added), old, change.added)
+
+
+def mean_error(partials: Sequence[PlannedPartial], parts: Sequence[str]) -> float:
+    """Mean quantization error of the items of some parts.
+
+    Args:
+      partials: their partial indexes, finished.
+      parts: embedding manifests, in the same order.
+    """
+    rows = np.array([EmbeddingManifest.read(url).data.rows for url in parts])
+    errors = np.array([PartialManifest.read(one.manifest).error for one in partials])
+    return round(float((rows * errors).sum() / max(1, rows.sum())), 6)
 
 
 _Files = tuple[Path, Path, tuple[Path, ...]]
@@ -113,14 +131,12 @@ def _segment(
     inside = f"{number}/" if number else ""
     (folder / inside).mkdir(exist_ok=True)
     name = LISTS if number else WHOLE
-    manifests = [PartialManifest.read(one.manifest) for one in partials]
     sizes = merge_lists([data_of(one) for one in partials], folder / inside / name, index=trained, whole=not number)
-    rows = np.array([EmbeddingManifest.read(url).data.rows for url in parts])
-    if sizes.sum() != rows.sum():
-        raise LedgerError(f"{sizes.sum()} vectors went into a segment of parts with {rows.sum()}")
-    error = float((rows * [one.error for one in manifests]).sum() / max(1, rows.sum()))
-    lists = FileEntry.of(folder / inside / name, name, int(rows.sum()))
-    entry, files = _described(plan, parts, folder, inside, lists, error=round(error, 6))
+    rows = sum(EmbeddingManifest.read(url).data.rows for url in parts)
+    if sizes.sum() != rows:
+        raise LedgerError(f"{sizes.sum()} vectors went into a segment of parts with {rows}")
+    lists = FileEntry.of(folder / inside / name, name, rows)
+    entry, files = _described(plan, parts, folder, inside, lists, error=mean_error(partials, parts))
     return entry, files, sizes
 
 

@@ -15,7 +15,7 @@ from schemas.jobs import Job
 from schemas.manifests import EmbeddingManifest, IndexManifest, LevelsEntry, Lineage
 
 if TYPE_CHECKING:
-    from pipelines.index.assemble import Assembled
+    from pipelines.index.assemble import Assembled, Filled
     from pipelines.index.partial import PlannedPartial
     from pipelines.index.proposal import Proposal
     from pipelines.index.trained import Trained
@@ -107,7 +107,7 @@ class _Making:
     def _reused(self, action: str) -> IndexManifest | None:
         """With what the base was trained to; None where that no longer does."""
         from pipelines.index import assemble, parts
-        from pipelines.index.proposal import Proposal, estimated_bytes
+        from pipelines.index.proposal import Proposal, estimated_bytes, parse_bytes
         from pipelines.index.reuse import added_rows, drifted, imbalance_of, removed_rows
         from pipelines.index.trained import named, open_trained
         from pipelines.index.tune import Start, read_tuning
@@ -124,18 +124,22 @@ class _Making:
             return self._measured(made, proposal, before.train_rows, lineage=None, start=start)
         where = named(self.job.layout, lineage.trained)
         if not exists(where.manifest_url):
-            log.info("trained %s is gone; training anew", where.manifest_url)
+            log.info("training anew: %s is gone", where.manifest_url)
+            return None
+        if proposal.estimated_bytes > parse_bytes(self.config.max_memory, what="index.max_memory"):
+            log.info("training anew: %s would take more than index.max_memory by now", built.key)
             return None
         with self._timed("check"):
             for level, dim in zip(plan.levels, plan.dims, strict=True):
                 parts.check(change.added, dim=dim, level=level)
-        trained = open_trained(where)
+            assemble.refuse_known(change)
+        trained, filled = open_trained(where), self._filled(where)
+        error = assemble.mean_error(filled(change.added), change.added) if change.added else None
         if action == "merge":
             made = self._merged(where, trained, plan.part_urls)
         else:
             with self._timed("merge"):
-                made = assemble.beside(change, plan, trained, self._filled(where), self.folder)
-        error = made.segments[-1].error if change.added and action == "append" else None
+                made = assemble.beside(change, plan, trained, filled, self.folder)
         imbalance = imbalance_of(made.sizes) if made.sizes is not None else 1.0
         reason = drifted(lineage, error=error, imbalance=imbalance, config=self.config)
         if reason is not None:
@@ -158,7 +162,7 @@ class _Making:
         with self._timed("merge"):
             return assemble.from_partials(self.plan, trained, filled, self.folder, shards=self.config.shards)
 
-    def _filled(self, where: "Trained") -> "Any":
+    def _filled(self, where: "Trained") -> "Filled":
         """Partial indexes of some parts, filled by Beam where they are not there."""
         from pipelines import progress
         from pipelines.index import partial

@@ -113,14 +113,16 @@ def find_truths(plan: IndexPlan, config: Index, *, layout: Layout, most: int = M
     fit = _first(np.arange(len(split)) if tuned_on == "all" else np.flatnonzero(split == "fit"), names, most)
     test = _first(np.flatnonzero(split == "test") if tuned_on == "fit" else fit[:0], names, most)
     count = min(IMAGE_QUERIES, most) if plan.rows > 1 else 0
-    known = _recall(layout, _memo(plan, config, plan.embeddings_digest))
+    mine = memo(layout, plan.embeddings_digest, plan.levels, k=config.recall_k, seed=config.seed)
+    recalled = known = _recall(mine)
     if known is None and plan.change is not None:
-        known = _recall(layout, _memo(plan, config, plan.change.built.embeddings))
+        known = _recall(memo(layout, plan.change.built.embeddings, plan.levels, k=config.recall_k, seed=config.seed))
         known = _carried(known, plan, config, texts, names) if known is not None else None
     if known is not None and plan.change is not None:
         fit, test = (_with_a_past(rows, names, known) for rows in (fit, test))
     known = _complete(known, plan, config, texts, names, rows=np.concatenate([fit, test]), items=count)
-    _remember(layout, _memo(plan, config, plan.embeddings_digest), known)
+    if known is not recalled:
+        _remember(mine, known)
     at = {name: place for place, name in enumerate(known.names.tolist())}
     tune, held = (np.array([at[name] for name in names[rows].tolist()], np.int64) for rows in (fit, test))
     coarse = None
@@ -250,16 +252,17 @@ def _with_a_past(rows: np.ndarray, names: np.ndarray, known: _Known) -> np.ndarr
     return past if len(past) >= ENOUGH_OF_A_PAST * len(rows) else rows
 
 
-def _memo(plan: IndexPlan, config: Index, embeddings: str) -> str:
-    columns = list(dict.fromkeys(plan.levels))
-    return digest_value(
-        {"embeddings": embeddings, "levels": columns, "k": config.recall_k, "seed": config.seed, "recipe": RECIPE}
+def memo(layout: Layout, embeddings: str, levels: Sequence[str], *, k: int, seed: int) -> str:
+    """URL of what is remembered of a set of parts, searched through some levels."""
+    columns = list(dict.fromkeys(levels))
+    return layout.truth(
+        digest_value({"embeddings": embeddings, "levels": columns, "k": k, "seed": seed, "recipe": RECIPE})
     )
 
 
-def _recall(layout: Layout, digest: str) -> _Known | None:
+def _recall(url: str) -> _Known | None:
     """What is remembered; nothing where the memo is missing or damaged."""
-    fs, path = fsspec.core.url_to_fs(layout.truth(digest))
+    fs, path = fsspec.core.url_to_fs(url)
     try:
         with fs.open(path, "rb") as stream, np.load(stream) as arrays:
             items = tuple(arrays[f"items_{number}"] for number in range(int(arrays["levels"])))
@@ -268,12 +271,12 @@ def _recall(layout: Layout, digest: str) -> _Known | None:
         return None
 
 
-def _remember(layout: Layout, digest: str, known: _Known) -> None:
+def _remember(url: str, known: _Known) -> None:
     arrays = {name: value for name, value in known._asdict().items() if name != "items"}
     arrays |= {f"items_{number}": level for number, level in enumerate(known.items)}
     with staging() as folder:
         np.savez(folder / "truth.npz", levels=np.array(len(known.items)), **arrays)
-        publish_file(folder / "truth.npz", layout.truth(digest))
+        publish_file(folder / "truth.npz", url)
 
 
 def recall_of_each(ids: np.ndarray, exact_scores: np.ndarray, exact_ids: np.ndarray, k: int) -> np.ndarray:

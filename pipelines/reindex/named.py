@@ -69,9 +69,10 @@ def _of_index(layout: Layout, url: str) -> set[str]:
 def listing(layout: Layout) -> dict[str, float]:
     """All files of the dataset below the root that runs have made, with the time they were written (seconds).
 
-    Prepared shards and memos are not among them: they belong to no generation.
+    Prepared shards and small memos are not among them: they belong to no generation.
     """
     kinds = (
+        "cache/truth",
         "embeddings",
         "queries",
         "trained",

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipelines.evaluate import report
 from pipelines.evaluate.published import published
+from pipelines.evaluate.rejects import rejects_of
 from schemas import rejects
 from schemas.errors import InputError
 from schemas.manifests import EmbeddingManifest
@@ -90,7 +91,7 @@ def test_rejects_are_counted_by_stage_and_reason(tmp_path):
     with write_table(url, rejects.SCHEMA) as writer:
         writer.write({name: table.column(name).combine_chunks() for name in table.column_names})
     manifest = EmbeddingManifest.model_construct(rejects=entry(url))
-    groups = report._rejects([str(tmp_path / "x.json")], [manifest])
+    groups = rejects_of([str(tmp_path / "x.json")], [manifest])
     assert [(g.stage, g.error, g.count, len(g.examples)) for g in groups] == [
         ("read", "NoPicture", 5, 3),
         ("decode", "TruncatedImage", 1, 1),

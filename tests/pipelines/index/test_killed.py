@@ -1,8 +1,8 @@
 """Kill -9 while an index is made: the next run ends with the same bytes, and no part is filled twice."""
 
-import multiprocessing
-import os
-import signal
+import pickle
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 
 from pipelines.index.job import run
-from schemas.jobs import Job
 from tests.pipelines.index.conftest import make_world
 
 KEY = "OPQ8_16,IVF32,PQ8x6"
 
 
-def build(job: Job, parts: list[str], queries: str) -> None:
-    run(job, parts, queries)
+BUILD = """
+import pickle, sys
+from pipelines.index.job import run
+with open(sys.argv[1], "rb") as stream:
+    run(*pickle.load(stream))
+"""
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -36,18 +39,16 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path):
     root, moments = Path(killed.job.layout.root), np.random.default_rng(0).uniform(2, 3 + 2 * spent, 12)
     manifest = Path(url.replace(whole.job.layout.root, killed.job.layout.root))
     deaths, filled = 0, {}
-    for moment in sorted(moments.tolist(), reverse=True)[::-1]:
+    (tmp_path / "job").write_bytes(pickle.dumps((killed.with_index(**settings), killed.parts, killed.queries_url)))
+    for moment in sorted(moments.tolist()):
         if manifest.exists():
             break
-        process = multiprocessing.get_context("spawn").Process(
-            target=build, args=(killed.with_index(**settings), killed.parts, killed.queries_url)
-        )
-        process.start()
-        process.join(moment)
-        if process.is_alive():
-            os.kill(process.pid or 0, signal.SIGKILL)
-            process.join()
-            deaths += 1
+        with subprocess.Popen([sys.executable, "-c", BUILD, str(tmp_path / "job")]) as process:
+            try:
+                process.wait(moment)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                deaths += 1
         for path in root.glob("trained/toy/*/*.json"):
             assert filled.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
     assert deaths >= 2

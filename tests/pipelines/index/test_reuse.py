@@ -16,7 +16,7 @@ from pipelines.index.plan import Base, plan_index
 from pipelines.index.search import open_index
 from pipelines.index.truth import find_truths
 from schemas.configs import Append, Index
-from schemas.errors import InputError
+from schemas.errors import IndexBuildError, InputError
 from schemas.ids import item_id
 from schemas.layout import Layout
 from schemas.manifests import EmbeddingManifest, IndexManifest, Lineage
@@ -239,6 +239,16 @@ def test_items_that_drift_away_have_it_trained_anew(days, caplog, limits, vector
     assert len(second.segments) == 1
 
 
+def test_what_outgrows_the_memory_is_trained_anew(days, caplog):
+    days.settings["max_memory"] = "50KB"
+    days.build()
+    days.put("new", new_vectors(150))
+    # The key is set in the config here; where it is not, a smaller one is proposed.
+    with caplog.at_level("INFO", logger="pipelines"), pytest.raises(IndexBuildError, match=r"max_memory is 50KB"):
+        days.build()
+    assert "training anew: IVF16,Flat would take more than index.max_memory by now" in caplog.text
+
+
 def test_an_append_that_loses_the_recall_is_trained_anew(days, caplog, monkeypatch):
     first = days.build()
     days.put("new", new_vectors(20))
@@ -247,7 +257,7 @@ def test_an_append_that_loses_the_recall_is_trained_anew(days, caplog, monkeypat
     def failing(self, *arguments, start=None, **named):
         calls.append(start)
         if start is not None:
-            raise index_job.IndexBuildError("out of reach")
+            raise IndexBuildError("out of reach")
         return original(self, *arguments, start=start, **named)
 
     monkeypatch.setattr(index_job._Making, "_measured", failing)
@@ -264,7 +274,9 @@ def test_an_append_that_loses_the_recall_is_trained_anew(days, caplog, monkeypat
     }
 
 
-def test_an_item_that_is_there_already_is_refused(days):
+@pytest.mark.parametrize("unmerged", [1, 0])
+def test_an_item_that_is_there_already_is_refused(days, unmerged):
+    days.settings["append"] = LENIENT.model_copy(update={"max_unmerged": unmerged})
     days.build()
     days.put("new", new_vectors(3), keys=["new-0", "s1-5", "new-2"])
     with pytest.raises(InputError, match=r"used 2 times: s1-5 in new.*, and in the index already"):

@@ -155,7 +155,7 @@ def test_every_item_finds_itself(world):
 
 def test_a_damaged_memo_of_neighbours_is_made_again(world):
     url = run(world.job, world.parts, world.queries_url)
-    [memo] = Path(world.job.layout.root).glob("cache/truth/*.npz")
+    [memo] = Path(world.job.layout.root).glob("cache/truth/toy/*.npz")
     whole = memo.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"PK\x03\x04nothing"):
         memo.write_bytes(damaged)
