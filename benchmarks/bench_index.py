@@ -152,7 +152,7 @@ def answers(given: argparse.Namespace) -> dict[str, Any]:
     from pipelines.index.truth import find_truths, interval, recall_of_each
 
     job, plan = prepare(given)
-    truth = find_truths(plan, job.dataset.index, layout=job.layout).test
+    truth = find_truths(plan, job.dataset.index, layout=job.layout)[0].test
     asked = truth.queries[-1]
     searcher = open_index(plan.manifest_url)
     through = open_coarse_to_fine(plan.manifest_url, searcher)

@@ -5,9 +5,11 @@
 <root>/embeddings/<dataset>/<encoder>/<shard>-<digest>.parquet | .rejects.parquet | .json (the commit record)
 <root>/queries/<dataset>/<digest>.parquet | .json      distinct queries with their vectors
 <root>/trained/<dataset>/<digest>/                     trained.faiss  manifest.json  <part>.lists | .json (partial)
-<root>/indexes/<dataset>/<digest>/                     index.faiss  ids.npy  tuning.json  timings.json  manifest.json
+<root>/indexes/<dataset>/<digest>/                     index.faiss  ids.npy  truth.npz  tuning.json
+                                                       timings.json  manifest.json
                                                        (with levels: embedding.npy  embedding_<width>.npy)
-                                                       (appended to another: lists  dead.parquet, no index.faiss)
+                                                       (made of another one: <n>/items.lists  <n>/ids.npy
+                                                       dead.parquet, no index.faiss)
 <root>/candidates/<dataset>/<digest>/                  candidates.parquet  manifest.json
 <root>/scores/<dataset>/<digest>/                      one Parquet of pair scores a shard, with its manifest
 <root>/rankings/<dataset>/<digest>/                    rankings.parquet  judgements.parquet  run.trec  qrels.trec

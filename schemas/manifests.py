@@ -304,6 +304,7 @@ class IndexManifest(Manifest):
     faiss_version: str
     segments: tuple[SegmentEntry, ...]  # one, or several that a search merges
     dead: FileEntry | None = Field(default=None, exclude_if=lambda value: value is None)  # table of what `dead` counts
+    truth: FileEntry  # exact neighbours of the queries it was tuned on, for the index that is made of this one
     lineage: Lineage | None  # of kinds with inverted lists
     levels: LevelsEntry | None = Field(default=None, exclude_if=lambda value: value is None)  # of coarse to fine
 

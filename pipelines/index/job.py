@@ -12,7 +12,7 @@ from pipelines.index.plan import Base, IndexPlan, config_digest, pending, plan_i
 from schemas.commits import encode_json, exists, publish_bytes, publish_file, staging
 from schemas.errors import IndexBuildError, LedgerError
 from schemas.jobs import Job
-from schemas.manifests import EmbeddingManifest, IndexManifest, LevelsEntry, Lineage
+from schemas.manifests import EmbeddingManifest, FileEntry, IndexManifest, LevelsEntry, Lineage
 
 if TYPE_CHECKING:
     from pipelines.index.assemble import Assembled, Filled
@@ -195,6 +195,7 @@ class _Making:
         """Reopens what was written, tunes it, and says what it promises."""
         from pipelines.index.levels import read_levels
         from pipelines.index.search import open_files
+        from pipelines.index.truth import KNOWN, write_known
         from pipelines.index.tune import tune
 
         plan, config = self.plan, self.config
@@ -207,7 +208,7 @@ class _Making:
         if plan.refined and searcher.keeps_whole_vectors:
             log.warning("index.refine: %s keeps whole vectors already, a second copy only costs time", proposal.key)
         with self._timed("tune"):
-            tuning, times = tune(
+            tuning, times, known = tune(
                 searcher,
                 levels,
                 plan,
@@ -218,13 +219,15 @@ class _Making:
                 start=start,
             )
         publish_bytes(encode_json(tuning.model_dump(mode="json")), str(self.folder / "tuning.json"))
+        write_known(known, self.folder / KNOWN)
+        truth = FileEntry.of(self.folder / KNOWN, KNOWN, len(known.names))
         timings = {
             "ms_per_query": {label: spent.batch for label, spent in times.items()},
             "ms_alone": {label: spent.alone for label, spent in times.items()},
             "seconds": {step: round(value, 2) for step, value in self.seconds.items()},
         }
         publish_bytes(encode_json(timings), str(self.folder / "timings.json"))
-        return _manifest(self.job, plan, made, tuning, lineage)
+        return _manifest(self.job, plan, made, tuning, truth, lineage)
 
     @contextmanager
     def _timed(self, step: str) -> Iterator[None]:
@@ -245,7 +248,9 @@ def _lineage(trained: str, plan: IndexPlan, made: "Assembled") -> Lineage | None
     return Lineage(trained=trained, rows=plan.rows, error=round(error, 6), imbalance=imbalance_of(made.sizes))
 
 
-def _manifest(job: Job, plan: IndexPlan, made: "Assembled", tuning: "Tuning", lineage: Lineage | None) -> IndexManifest:
+def _manifest(
+    job: Job, plan: IndexPlan, made: "Assembled", tuning: "Tuning", truth: FileEntry, lineage: Lineage | None
+) -> IndexManifest:
     config = job.dataset.index
     return IndexManifest(
         dataset=job.layout.dataset,
@@ -264,6 +269,7 @@ def _manifest(job: Job, plan: IndexPlan, made: "Assembled", tuning: "Tuning", li
         faiss_version=version("faiss-cpu"),
         segments=made.segments,
         dead=made.table,
+        truth=truth,
         lineage=lineage,
         levels=LevelsEntry(**tuning.levels.promised()) if tuning.levels is not None else None,
     )

@@ -5,7 +5,8 @@ Letters: Q queries, W neighbours kept, k of recall@k, d_m width of level m.
 
 import zipfile
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import fsspec
 import numpy as np
@@ -13,9 +14,11 @@ import numpy as np
 from pipelines.index.exact import exact_search, sort_hits
 from pipelines.index.parts import Parts, ids_of, sample
 from pipelines.index.plan import LEVEL, IndexPlan
+from pipelines.index.search import local_file
 from schemas.commits import publish_file, staging
 from schemas.configs import Index
 from schemas.digests import digest_bytes, digest_value
+from schemas.errors import InputError
 from schemas.layout import Layout
 from schemas.parquet import read_table, vectors
 
@@ -32,6 +35,8 @@ ENOUGH_OF_A_PAST = 0.9
 
 RECIPE = 1
 """Of what is remembered."""
+
+KNOWN = "truth.npz"
 
 WIDE = 4
 """Exact neighbours kept, in multiples of k: an item tied with the k-th counts as found too."""
@@ -71,8 +76,8 @@ class Truths(NamedTuple):
     coarse: Truth | None
 
 
-class _Known(NamedTuple):
-    """Neighbours that were found, of the items of one set of parts.
+class Known(NamedTuple):
+    """Neighbours that were found: what an index keeps of them for the one that is made of it.
 
     Attributes:
       names: of the texts (`_name`).
@@ -94,15 +99,18 @@ class _Known(NamedTuple):
     item_ids: np.ndarray
 
 
-def find_truths(plan: IndexPlan, config: Index, *, layout: Layout, most: int = MOST_QUERIES) -> Truths:
-    """Queries and their neighbours by exhaustive search; what was searched before is remembered under the root.
+def find_truths(plan: IndexPlan, config: Index, *, layout: Layout, most: int = MOST_QUERIES) -> tuple[Truths, Known]:
+    """Queries and their neighbours by exhaustive search, remembered under the root by all they depend on.
 
     Which queries are taken depends on each alone, so that a log that grew by little keeps most of them. Where an index
-    is made of one that is there, its queries' neighbours are carried over: only new items are searched, and queries
-    without a past are left out as long as nine in ten have one.
+    is made of one that is there, what that one keeps is carried over: only new items are searched, and queries without
+    a past are left out as long as nine in ten have one.
 
     Args:
       most: queries of each kind.
+
+    Returns:
+      What to tune on, and what to keep of it.
     """
     folder = plan.queries_url.rsplit("/", 1)[0]
     table = read_table(f"{folder}/{plan.queries.data.name}", ["split", *dict.fromkeys(plan.levels)])
@@ -112,33 +120,36 @@ def find_truths(plan: IndexPlan, config: Index, *, layout: Layout, most: int = M
     tuned_on: Literal["fit", "all"] = "fit" if (split == "fit").sum() >= LEAST_FIT_QUERIES else "all"
     fit = _first(np.arange(len(split)) if tuned_on == "all" else np.flatnonzero(split == "fit"), names, most)
     test = _first(np.flatnonzero(split == "test") if tuned_on == "fit" else fit[:0], names, most)
-    count = min(IMAGE_QUERIES, most) if plan.rows > 1 else 0
-    mine = memo(layout, plan.embeddings_digest, plan.levels, k=config.recall_k, seed=config.seed)
-    recalled = known = _recall(mine)
-    if known is None and plan.change is not None:
-        known = _recall(memo(layout, plan.change.built.embeddings, plan.levels, k=config.recall_k, seed=config.seed))
-        known = _carried(known, plan, config, texts, names) if known is not None else None
-    if known is not None and plan.change is not None:
+    known = _carried(plan, config, texts, names)
+    if known is not None:
         fit, test = (_with_a_past(rows, names, known) for rows in (fit, test))
-    known = _complete(known, plan, config, texts, names, rows=np.concatenate([fit, test]), items=count)
-    if known is not recalled:
-        _remember(mine, known)
+        known = _complete(known, plan, config, texts, names, rows=np.concatenate([fit, test]), items=0)
+    else:
+        memo = layout.truth(_depends_on(plan, config, most))
+        known = _recalled(memo)
+        if known is None:
+            count = min(IMAGE_QUERIES, most) if plan.rows > 1 else 0
+            known = _complete(None, plan, config, texts, names, rows=np.concatenate([fit, test]), items=count)
+            with staging() as local:
+                write_known(known, local / KNOWN)
+                publish_file(local / KNOWN, memo)
     at = {name: place for place, name in enumerate(known.names.tolist())}
     tune, held = (np.array([at[name] for name in names[rows].tolist()], np.int64) for rows in (fit, test))
     coarse = None
     if len(plan.levels) > 1:
         coarse = Truth((texts[0][fit],), known.coarse_scores[tune], known.coarse_ids[tune])
-    return Truths(
+    truths = Truths(
         tuned_on,
         Truth(tuple(level[fit] for level in texts), known.scores[tune], known.ids[tune]),
         Truth(tuple(level[test] for level in texts), known.scores[held], known.ids[held]),
         Truth(known.items, known.item_scores, known.item_ids, known.own),
         coarse,
     )
+    return truths, known
 
 
 def _complete(
-    known: _Known | None,
+    known: Known | None,
     plan: IndexPlan,
     config: Index,
     texts: Sequence[np.ndarray],
@@ -146,7 +157,7 @@ def _complete(
     *,
     rows: np.ndarray,
     items: int,
-) -> _Known:
+) -> Known:
     """The neighbours of some texts and items: those known, and the others by a walk over all parts."""
     wide = WIDE * config.recall_k + 1
     past = set() if known is None else set(known.names.tolist())
@@ -163,7 +174,7 @@ def _complete(
     coarse_scores, coarse_ids = scores[:n], ids[:n]
     if plan.levels[0] != LEVEL:
         coarse_scores, coarse_ids = exact_search(Parts(plan.part_urls, plan.levels[0]), texts[0][new], wide)
-    found = _Known(
+    found = Known(
         names[new],
         scores[:n],
         ids[:n],
@@ -181,13 +192,13 @@ def _complete(
     return known._replace(names=np.concatenate([known.names, found.names]), **both)
 
 
-def _carried(
-    known: _Known, plan: IndexPlan, config: Index, texts: Sequence[np.ndarray], names: np.ndarray
-) -> _Known | None:
-    """The neighbours after a change: without those that are gone, with those that came; None where too few are left."""
+def _carried(plan: IndexPlan, config: Index, texts: Sequence[np.ndarray], names: np.ndarray) -> Known | None:
+    """What the base keeps, without items that are gone, with those that came; None if too few are left."""
     change = plan.change
     if change is None:
-        return known
+        return None
+    entry = change.built.truth
+    known = read_known(local_file(entry.url(change.base.manifest), entry))
     at = {name: row for row, name in enumerate(names.tolist())}
     asked = [place for place, name in enumerate(known.names.tolist()) if name in at]
     rows = np.array([at[known.names[place]] for place in asked], np.int64)
@@ -210,7 +221,7 @@ def _carried(
         return None
     (scores, ids), (item_scores, item_ids), (coarse_scores, coarse_ids) = carried
     narrow = min(scores.shape[1], coarse_scores.shape[1])
-    return _Known(
+    return Known(
         known.names[asked],
         scores[:, :narrow],
         ids[:, :narrow],
@@ -246,37 +257,61 @@ def _first(rows: np.ndarray, names: np.ndarray, most: int) -> np.ndarray:
     return np.sort(rows[np.argsort(names[rows], kind="stable")[:most]])
 
 
-def _with_a_past(rows: np.ndarray, names: np.ndarray, known: _Known) -> np.ndarray:
+def _with_a_past(rows: np.ndarray, names: np.ndarray, known: Known) -> np.ndarray:
     """The rows whose neighbours are known, if those are nearly all."""
     past = rows[np.isin(names[rows], known.names)]
     return past if len(past) >= ENOUGH_OF_A_PAST * len(rows) else rows
 
 
-def memo(layout: Layout, embeddings: str, levels: Sequence[str], *, k: int, seed: int) -> str:
-    """URL of what is remembered of a set of parts, searched through some levels."""
-    columns = list(dict.fromkeys(levels))
-    return layout.truth(
-        digest_value({"embeddings": embeddings, "levels": columns, "k": k, "seed": seed, "recipe": RECIPE})
+def _depends_on(plan: IndexPlan, config: Index, most: int) -> str:
+    """Digest of all that the neighbours of a plan without a base depend on."""
+    return digest_value(
+        {
+            "embeddings": plan.embeddings_digest,
+            "queries": plan.queries.data.sha256,
+            "levels": list(dict.fromkeys(plan.levels)),
+            "k": config.recall_k,
+            "seed": config.seed,
+            "most": most,
+            "recipe": RECIPE,
+        }
     )
 
 
-def _recall(url: str) -> _Known | None:
+def _recalled(url: str) -> Known | None:
     """What is remembered; nothing where the memo is missing or damaged."""
     fs, path = fsspec.core.url_to_fs(url)
     try:
-        with fs.open(path, "rb") as stream, np.load(stream) as arrays:
-            items = tuple(arrays[f"items_{number}"] for number in range(int(arrays["levels"])))
-            return _Known(items=items, **{name: arrays[name] for name in _Known._fields if name != "items"})
+        with fs.open(path, "rb") as stream:
+            return _read(stream)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def _remember(url: str, known: _Known) -> None:
+def read_known(path: Path) -> Known:
+    """What an index keeps.
+
+    Raises:
+      InputError: the file is missing or damaged.
+    """
+    try:
+        with path.open("rb") as stream:
+            return _read(stream)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: {error}; remove the index's manifest to have it made again") from error
+
+
+def _read(stream: Any) -> Known:
+    with np.load(stream) as arrays:
+        items = tuple(arrays[f"items_{number}"] for number in range(int(arrays["levels"])))
+        return Known(items=items, **{name: arrays[name] for name in Known._fields if name != "items"})
+
+
+def write_known(known: Known, path: Path) -> None:
+    """As `read_known` reads it; equal arrays, equal bytes."""
     arrays = {name: value for name, value in known._asdict().items() if name != "items"}
     arrays |= {f"items_{number}": level for number, level in enumerate(known.items)}
-    with staging() as folder:
-        np.savez(folder / "truth.npz", levels=np.array(len(known.items)), **arrays)
-        publish_file(folder / "truth.npz", url)
+    np.savez(path, levels=np.array(len(known.items)), **arrays)
 
 
 def recall_of_each(ids: np.ndarray, exact_scores: np.ndarray, exact_ids: np.ndarray, k: int) -> np.ndarray:

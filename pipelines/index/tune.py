@@ -22,6 +22,7 @@ from pipelines.index.proposal import Proposal, estimated_bytes, human
 from pipelines.index.search import Point, Searcher, format_point, limits, parse_point
 from pipelines.index.truth import (
     MOST_QUERIES,
+    Known,
     Truth,
     Truths,
     find_truths,
@@ -219,7 +220,7 @@ def tune(
     config: Index,
     layout: Layout,
     start: Start | None = None,
-) -> tuple[Tuning, dict[str, Times]]:
+) -> tuple[Tuning, dict[str, Times], Known]:
     """Measures the curve and chooses.
 
     Args:
@@ -229,14 +230,15 @@ def tune(
         shortlist is set, the default is doubled until the recall is within reach of the widest point.
 
     Returns:
-      The tuning, a function of the data alone (unless there is a latency budget), and times by parameters.
+      The tuning, a function of the data alone (unless there is a latency budget); times by parameters; and the
+      neighbours that were found.
 
     Raises:
       IndexBuildError: no point reaches `config.recall_target`, or none does within `config.latency_budget_ms`; says
         what binds and what would help.
     """
     k, shortlist = config.recall_k, start.shortlist if start else _first_shortlist(plan, config)
-    truths = find_truths(plan, config, layout=layout, most=_most_queries(shortlist))
+    truths, known = find_truths(plan, config, layout=layout, most=_most_queries(shortlist))
     search = _Search(searcher, levels, shortlist)
     if levels is not None and config.shortlist is None and start is None:
         search = _within_reach(search, truths.tune, plan, config)
@@ -283,7 +285,7 @@ def tune(
         self_found=_self_found(search, truths.image, k, chosen.parameters),
         levels=_tuned_levels(search, truths.coarse, plan, chosen.parameters, config) if truths.coarse else None,
     )
-    return tuning, times
+    return tuning, times, known
 
 
 def _curve(search: _Search, truths: Truths, config: Index, *, start: Start | None) -> Iterator[tuple[Measured, Times]]:

@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 import fsspec
 
-from pipelines.index.truth import memo
 from pipelines.reindex import publish
 from pipelines.reindex.lock import locked
 from pipelines.reindex.named import listing, named
 from schemas.commits import exists
-from schemas.embeddings import VECTOR
 from schemas.errors import ConfigError
 from schemas.layout import Layout
 from schemas.manifests import (
@@ -90,8 +88,6 @@ def _needed(layout: Layout, kept: tuple[int, ...]) -> set[str]:
         needed.add(layout.report(number))
         parts |= {EmbeddingManifest.read(f"{layout.root}/{part}").data.sha256 for part in generation.embeddings}
         built = IndexManifest.read(f"{layout.root}/{generation.index}")
-        columns, seed = built.levels.columns if built.levels else (VECTOR,), generation.config["index"]["seed"]
-        needed.add(memo(layout, built.embeddings, columns, k=built.recall_k, seed=seed))
         if built.lineage is not None:
             trained.add(built.lineage.trained)
         if generation.candidates is not None:

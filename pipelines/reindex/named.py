@@ -58,6 +58,7 @@ def _of_index(layout: Layout, url: str) -> set[str]:
     found = {url, f"{folder}/tuning.json", f"{folder}/timings.json"}
     for segment in manifest.segments:
         found |= {entry.url(url) for entry in (segment.lists, segment.ids, *segment.vectors)}
+    found.add(manifest.truth.url(url))
     if manifest.dead is not None:
         found.add(manifest.dead.url(url))
     if manifest.lineage is not None:

@@ -42,6 +42,7 @@ def index_manifest(world, **changes) -> str:
         "self_found": 1.0,
         "segments": (SegmentEntry(lists=file, ids=file, vectors=(), parts=("-",), error=None),),
         "lineage": None,
+        "truth": file,
     }
     url = f"{world.job.layout.index('0' * 64)}/manifest.json"
     IndexManifest(**(fields | changes)).commit(url)

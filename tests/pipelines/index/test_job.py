@@ -38,7 +38,7 @@ def test_killed_between_data_and_manifest_the_next_run_leaves_the_same_bytes(wor
             run(world.job, world.parts, world.queries_url)
     folder = next(Path(world.job.layout.root).glob("indexes/toy/*"))
     half = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timings.json"}
-    assert set(half) == {"index.faiss", "ids.npy", "tuning.json"}
+    assert set(half) == {"index.faiss", "ids.npy", "truth.npz", "tuning.json"}
     url = run(world.job, world.parts[::-1], world.queries_url)
     whole = contents(url)
     assert whole.pop("manifest.json") == encode_json(IndexManifest.read(url).model_dump(mode="json"))

@@ -120,7 +120,7 @@ def test_killed_before_the_manifest_the_next_run_leaves_the_same_bytes(levels_wo
         return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in ("timings.json", "manifest.json")}
 
     half = contents()
-    assert set(half) == {"index.faiss", "tuning.json", "ids.npy", "embedding_8.npy", "embedding.npy"}
+    assert set(half) == {"index.faiss", "tuning.json", "truth.npz", "ids.npy", "embedding_8.npy", "embedding.npy"}
     url = run(levels_world.job, levels_world.parts[::-1], levels_world.queries_url)
     assert contents() == half
     assert Path(url).read_bytes() == encode_json(IndexManifest.read(url).model_dump(mode="json"))

@@ -189,6 +189,7 @@ def test_other_queries_alone_change_the_tuning_alone(days):
     assert [entry.lists.sha256 for entry in second.segments] == [first.segments[0].lists.sha256]
     assert {path.name for path in Path(days.served.manifest).parent.iterdir()} == {
         "manifest.json",
+        "truth.npz",
         "tuning.json",
         "timings.json",
     }
@@ -269,6 +270,7 @@ def test_an_append_that_loses_the_recall_is_trained_anew(days, caplog, monkeypat
         "index.faiss",
         "ids.npy",
         "manifest.json",
+        "truth.npz",
         "tuning.json",
         "timings.json",
     }
@@ -317,7 +319,14 @@ def test_killed_before_the_manifest_the_next_run_leaves_the_same_bytes(days, mon
     days.served = base
     days.build()
     assert files() == before
-    assert set(before) == {"1/items.lists", "1/ids.npy", "dead.parquet", "tuning.json", "manifest.json"}
+    assert set(before) == {
+        "1/items.lists",
+        "1/ids.npy",
+        "dead.parquet",
+        "truth.npz",
+        "tuning.json",
+        "manifest.json",
+    }
 
 
 def test_a_moved_folder_of_indexes_opens_as_before(days, oracle, tmp_path):
@@ -353,8 +362,8 @@ def test_neighbours_carried_over_are_those_of_a_search_anew(days, tmp_path):
     job = days.world.with_index(append=LENIENT)
     plan = plan_index(job, list(days.parts.values()), days.world.queries_url, days.served)
     config = job.dataset.index
-    carried = find_truths(plan, config, layout=job.layout)
-    anew = find_truths(plan._replace(change=None), config, layout=Layout(str(tmp_path / "nothing"), "toy"))
+    carried, _ = find_truths(plan, config, layout=job.layout)
+    anew, _ = find_truths(plan._replace(change=None), config, layout=Layout(str(tmp_path / "nothing"), "toy"))
     for mine, theirs in ((carried.tune, anew.tune), (carried.test, anew.test)):
         width = mine.ids.shape[1]
         assert width >= 20
@@ -378,7 +387,7 @@ def test_queries_without_a_past_wait_unless_they_are_many(days):
         url = write_queries(layout, queries, days.world.split.tolist())
         job = days.world.with_index(append=LENIENT)
         plan = plan_index(job, list(days.parts.values()), url, days.served)
-        found = find_truths(plan, job.dataset.index, layout=layout if fresh == 60 else job.layout)
+        found, _ = find_truths(plan, job.dataset.index, layout=job.layout)
         assert tuned[0] <= len(found.tune.ids) <= tuned[1]
         known = {vector.tobytes() for vector in days.world.queries}
         assert all(vector.tobytes() in known for vector in found.tune.queries[0]) is (fresh == 6)
