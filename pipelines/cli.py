@@ -219,6 +219,7 @@ def rollback(
     dataset: Dataset,
     number: Annotated[int | None, typer.Argument(help="Of the generation; default: the one before.")] = None,
     root: Root = "build",
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Serves an older generation, or a newer one again; nothing else changes.
@@ -229,8 +230,9 @@ def rollback(
     from pipelines.reindex import history
 
     layout = layout_of(dataset, root)
-    served = history.rollback(layout, number)
-    _show({"dataset": layout.dataset, "generation": served}, f"generation {served} is served", as_json=as_json)
+    served = history.rollback(layout, number, dry_run=dry_run)
+    said = f"generation {served} {'would be' if dry_run else 'is'} served"
+    _show({"dataset": layout.dataset, "generation": served}, said, as_json=as_json)
 
 
 @app.command()

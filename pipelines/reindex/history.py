@@ -55,14 +55,15 @@ def generations(layout: Layout) -> list[Entry]:
     ]
 
 
-def rollback(layout: Layout, number: int | None = None) -> int:
+def rollback(layout: Layout, number: int | None = None, *, dry_run: bool = False) -> int:
     """Serves another generation; nothing else is changed, so the way forward is the same command.
 
     Args:
       number: None: the one that was served before the present one.
+      dry_run: only look whether it could be.
 
     Returns:
-      The number served now.
+      The number served now, or that would be.
 
     Raises:
       InputError: there is no such generation, or some of its files are gone.
@@ -85,5 +86,6 @@ def rollback(layout: Layout, number: int | None = None) -> int:
                 f"{layout.dataset}: generation {number} cannot be served: {len(gone)} of its files are gone, {gone[0]} "
                 "among them"
             )
-        publish.serve(layout, number, expected=now)
+        if not dry_run:
+            publish.serve(layout, number, expected=now)
     return number

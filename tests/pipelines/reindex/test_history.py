@@ -46,6 +46,8 @@ def test_the_newest_is_listed_first_and_one_is_served(layout):
 
 def test_back_and_forth_and_nothing_else_changes(layout):
     before = listing(layout)
+    assert rollback(layout, dry_run=True) == 2
+    assert publish.current(layout) == 3
     assert rollback(layout) == 2
     assert publish.current(layout) == 2
     assert rollback(layout) == 1
