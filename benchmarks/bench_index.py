@@ -70,7 +70,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         "seconds": timings["seconds"],
         "sha256": manifest.segments[0].lists.sha256,
         "size_mb": round(manifest.size_bytes / 1e6, 1),
-        "self_found": manifest.self_found,
+        "self_recall": manifest.self_recall,
         "recall_tuned": manifest.recall,
     }
 

@@ -28,6 +28,18 @@ from pipelines.index.truth import recall_of_each
 K = 10
 TEXTS = 2000
 NPROBE = (1, 4, 16, 64)
+SIDES = ("FAISS", "ours")
+
+
+def trained(key: str, items: np.ndarray, side: str) -> tuple[Any, float]:
+    """An index trained by one side, and the seconds it took."""
+    index = empty_index(key, items.shape[1])
+    started = time.perf_counter()
+    if side == "ours":
+        train(index, items, key=key, seed=0)
+    else:
+        index.train(items)
+    return index, round(time.perf_counter() - started, 1)
 
 
 def of_lists(items: np.ndarray, texts: np.ndarray, lists: int) -> dict[str, Any]:
@@ -37,14 +49,8 @@ def of_lists(items: np.ndarray, texts: np.ndarray, lists: int) -> dict[str, Any]
     key, ids = f"IVF{lists},Flat", np.arange(len(items))
     scores, exact = exact_search([Block(ids, items)], texts, 4 * K + 1)
     found: dict[str, Any] = {}
-    for side in ("FAISS", "ours"):
-        index = empty_index(key, items.shape[1])
-        started = time.perf_counter()
-        if side == "ours":
-            train(index, items, key=key, seed=0)
-        else:
-            index.train(items)
-        seconds = time.perf_counter() - started
+    for side in SIDES:
+        index, seconds = trained(key, items, side)
         index.add(items)
         points = {}
         for nprobe in NPROBE:
@@ -55,21 +61,15 @@ def of_lists(items: np.ndarray, texts: np.ndarray, lists: int) -> dict[str, Any]
                 "recall": round(float(recall_of_each(near, scores, exact, K).mean()), 4),
                 "looked_at": round(looked_at, 5),
             }
-        found[side] = {"seconds": round(seconds, 1), "points": points}
+        found[side] = {"seconds": seconds, "points": points}
     return found
 
 
 def of_rotation(items: np.ndarray, others: np.ndarray) -> dict[str, Any]:
     """Seconds, and the error on vectors not trained on, of either side."""
     key, found = "OPQ64_320,IVF1,PQ64", {}
-    for side in ("FAISS", "ours"):
-        index = empty_index(key, items.shape[1])
-        started = time.perf_counter()
-        if side == "ours":
-            train(index, items, key=key, seed=0)
-        else:
-            index.train(items)
-        seconds = round(time.perf_counter() - started, 1)
+    for side in SIDES:
+        index, seconds = trained(key, items, side)
         found[side] = {"seconds": seconds, "error": quantization_error(index, others)}
     return found
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.search import read_generation
 from schemas.embeddings import VECTOR
@@ -84,15 +85,20 @@ def _vectors_of(url: str, columns: tuple[str, ...]) -> Queries | None:
     missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise InputError(f"{url}: no column {missing[0]}; the index is searched through {', '.join(columns)}")
-    found = []
-    for column in dict.fromkeys(columns):
-        rows = table.column(column).to_pylist()
-        widths = {len(row) if row is not None else 0 for row in rows}
-        if len(widths) > 1:
-            raise InputError(f"{url}: column {column}: vectors of widths {sorted(widths)}")
-        found.append(np.array(rows, np.float32).reshape(len(rows), max(widths, default=0)))
-    by_name = dict(zip(dict.fromkeys(columns), found, strict=True))
-    return _names(table, table.num_rows), [by_name[column] for column in columns]
+    found = {column: _matrix(table.column(column), f"{url}: column {column}") for column in dict.fromkeys(columns)}
+    return _names(table, table.num_rows), [found[column] for column in columns]
+
+
+def _matrix(column: pa.ChunkedArray, what: str) -> np.ndarray:
+    """A column of lists of numbers as float32 (rows, width)."""
+    rows = column.combine_chunks()
+    if not pa.types.is_list(rows.type) and not pa.types.is_fixed_size_list(rows.type):
+        raise InputError(f"{what}: expected lists of numbers, got {rows.type}")
+    widths = sorted(set(pc.fill_null(pc.list_value_length(rows), 0).to_pylist()))
+    if len(widths) > 1:
+        raise InputError(f"{what}: vectors of widths {widths}")
+    values: np.ndarray = pc.list_flatten(rows).to_numpy(zero_copy_only=False).astype(np.float32)
+    return values.reshape(len(rows), widths[0] if widths else 0)
 
 
 def _encoded(layout: Layout, url: str, columns: tuple[str, ...], generation: int | None) -> Queries:

@@ -67,8 +67,10 @@ def generations_table(dataset: str, entries: "Sequence[Entry]") -> Table:
     return table
 
 
-def rejects_table(dataset: str, groups: "Sequence[RejectGroup]") -> Table:
+def rejects_table(dataset: str, groups: "Sequence[RejectGroup]") -> Table | str:
     """What was refused: a line a reason, its samples below it."""
+    if not groups:
+        return f"no sample of {dataset} was refused"
     total = sum(group.count for group in groups)
     table = Table(title=f"{total:,} samples of {dataset} refused", box=box.SIMPLE_HEAD, title_justify="left")
     for name in ("count", "stage", "reason", "for example"):

@@ -9,7 +9,7 @@
                                                        timings.json  manifest.json
                                                        (with levels: embedding.npy  embedding_<width>.npy)
                                                        (made of another one: <n>/items.lists  <n>/ids.npy
-                                                       dead.parquet, no index.faiss)
+                                                       tombstones.parquet, no index.faiss)
 <root>/candidates/<dataset>/<digest>/                  candidates.parquet  manifest.json
 <root>/scores/<dataset>/<digest>/                      one Parquet of pair scores a shard, with its manifest
 <root>/rankings/<dataset>/<digest>/                    rankings.parquet  judgements.parquet  run.trec  qrels.trec

@@ -244,7 +244,7 @@ class SegmentEntry(BaseModel):
       ids: item ids, int64, rising (NumPy).
       vectors: of the levels above the first, (items, width) in the order of `ids` (NumPy); none for a flat search.
       parts: digests of the embedding parts it was filled from and that are still served.
-      dead: items in it that are no longer served, in this form.
+      deleted: items in it that are no longer served, in this form.
       error: mean quantization error of its rows; None for kinds without inverted lists.
     """
 
@@ -254,13 +254,13 @@ class SegmentEntry(BaseModel):
     ids: FileEntry
     vectors: tuple[FileEntry, ...]
     parts: tuple[str, ...]
-    dead: int = 0
+    deleted: int = 0
     error: float | None
 
     @property
-    def alive(self) -> int:
+    def live(self) -> int:
         """Items that are answers."""
-        return self.ids.rows - self.dead
+        return self.ids.rows - self.deleted
 
 
 class Lineage(BaseModel):
@@ -300,10 +300,10 @@ class IndexManifest(Manifest):
     recall: float  # at `recall_k`, tuning queries, against exact search at the finest level
     recall_k: int
     recall_target: float
-    self_found: float  # share of sampled items that their own vector finds among `recall_k`
+    self_recall: float  # share of sampled items that are among the `recall_k` their own vector finds
     faiss_version: str
     segments: tuple[SegmentEntry, ...]  # one, or several that a search merges
-    dead: FileEntry | None = Field(default=None, exclude_if=lambda value: value is None)  # table of what `dead` counts
+    tombstones: FileEntry | None = Field(default=None, exclude_if=lambda value: value is None)  # what `deleted` counts
     truth: FileEntry  # exact neighbours of the queries it was tuned on, for the index that is made of this one
     lineage: Lineage | None  # of kinds with inverted lists
     levels: LevelsEntry | None = Field(default=None, exclude_if=lambda value: value is None)  # of coarse to fine
@@ -321,7 +321,9 @@ class IndexManifest(Manifest):
     @property
     def content(self) -> str:
         """Digest of its files."""
-        digests = [segment.lists.sha256 for segment in self.segments] + ([self.dead.sha256] if self.dead else [])
+        digests = [segment.lists.sha256 for segment in self.segments] + (
+            [self.tombstones.sha256] if self.tombstones else []
+        )
         return digests[0] if len(digests) == 1 else digest_value(digests)
 
 

@@ -15,8 +15,8 @@ from pipelines.index.lists import merge_lists, open_lists, sizes_of
 from pipelines.index.partial import PlannedPartial, data_of
 from pipelines.index.parts import Parts, check_ids, ids_of
 from pipelines.index.plan import Change, IndexPlan
-from pipelines.index.search import local_file, open_dead, read_file
-from pipelines.index.segments import TABLE, dead_schema
+from pipelines.index.search import local_file, open_tombstones, read_file
+from pipelines.index.segments import TABLE, tombstones_schema
 from schemas.errors import LedgerError
 from schemas.manifests import EmbeddingManifest, FileEntry, PartialManifest, SegmentEntry
 from schemas.parquet import write_table
@@ -29,16 +29,16 @@ class Assembled(NamedTuple):
 
     Attributes:
       segments: in the order of the manifest.
-      dead: ids that are no answers, of each.
+      deleted: ids that are no answers, of each.
       files: of each segment the lists, ids and vectors, as local files.
-      table: entry of the table of dead ids; None without any.
-      sizes: items in each list, all segments together, dead ones counted; None for kinds without lists.
+      tombstones: entry of the table of deleted ids; None without any.
+      sizes: items in each list, all segments together, deleted ones counted; None for kinds without lists.
     """
 
     segments: tuple[SegmentEntry, ...]
-    dead: tuple[np.ndarray, ...]
+    deleted: tuple[np.ndarray, ...]
     files: tuple[tuple[Path, Path, tuple[Path, ...]], ...]
-    table: FileEntry | None
+    tombstones: FileEntry | None
     sizes: np.ndarray | None
 
 
@@ -71,18 +71,20 @@ def in_one_process(plan: IndexPlan, empty: Any, folder: Path) -> Assembled:
 
 
 def beside(change: Change, plan: IndexPlan, trained: Any, filled: Filled, folder: Path) -> Assembled:
-    """The files of the base, new items in a segment of their own, those that are gone marked dead."""
+    """The files of the base, new items in a segment of their own, those that are gone marked deleted."""
     base = change.base.manifest
-    dead = _dead_after(change)
+    deleted = _deleted_after(change)
+    removed = {EmbeddingManifest.read(url).data.sha256 for url in change.removed}
     old = []
-    for segment, gone in zip(change.built.segments, dead, strict=True):
+    for segment, gone in zip(change.built.segments, deleted, strict=True):
         files = _fetched(segment, base)
-        removed = {EmbeddingManifest.read(url).data.sha256 for url in change.removed}
         kept = tuple(part for part in segment.parts if part not in removed)
-        entry = segment.model_copy(update={"dead": len(gone), "parts": kept})
+        entry = segment.model_copy(update={"deleted": len(gone), "parts": kept})
         old.append((_seen_from(entry, base, plan.folder), files, gone))
     first, *others = old
-    entries = [first, *(one for one in others if one[0].alive)]  # the first holds what is trained
+    entries = [first, *(one for one in others if one[0].live)]  # the first holds what is trained
+    if change.built.lineage is None:  # of a kind without lists; only the queries are others
+        return _assembled(entries, folder, None)
     sizes = np.sum([_sizes(files[0], whole=not number) for number, (_, files, _) in enumerate(entries)], axis=0)
     if change.added:
         entry, files, more = _segment(plan, trained, filled(change.added), change.added, folder, len(entries))
@@ -98,7 +100,7 @@ def refuse_known(change: Change) -> None:
       InputError: names the item.
     """
     files = (_fetched(segment, change.base.manifest) for segment in change.built.segments)
-    old = [(read_ids(ids), gone) for (_, ids, _), gone in zip(files, _dead_after(change), strict=True)]
+    old = [(read_ids(ids), gone) for (_, ids, _), gone in zip(files, _deleted_after(change), strict=True)]
     check_ids(ids_of(change.added), old, change.added)
 
 
@@ -120,8 +122,8 @@ _Files = tuple[Path, Path, tuple[Path, ...]]
 def _assembled(
     made: Sequence[tuple[SegmentEntry, _Files, np.ndarray]], folder: Path, sizes: np.ndarray | None
 ) -> Assembled:
-    entries, files, dead = zip(*made, strict=True)
-    return Assembled(entries, dead, files, _write_dead(dead, folder), sizes)
+    entries, files, deleted = zip(*made, strict=True)
+    return Assembled(entries, deleted, files, _write_tombstones(deleted, folder), sizes)
 
 
 def _segment(
@@ -153,15 +155,15 @@ def _described(
     return segment, (folder / lists.name, folder / ids.name, tuple(folder / entry.name for entry in others))
 
 
-def _dead_after(change: Change) -> list[np.ndarray]:
-    """Dead ids of each of the base's segments: those of before, and those of the parts removed."""
-    dead = open_dead(change.built, change.base.manifest)
+def _deleted_after(change: Change) -> list[np.ndarray]:
+    """Deleted ids of each of the base's segments: those of before, and those of the parts removed."""
+    deleted = open_tombstones(change.built, change.base.manifest)
     for url in change.removed:
         digest = EmbeddingManifest.read(url).data.sha256
         for number, segment in enumerate(change.built.segments):
             if digest in segment.parts:
-                dead[number] = np.concatenate([dead[number], ids_of([url])])
-    return [np.sort(ids) for ids in dead]
+                deleted[number] = np.concatenate([deleted[number], ids_of([url])])
+    return [np.sort(ids) for ids in deleted]
 
 
 def _fetched(segment: SegmentEntry, manifest_url: str) -> _Files:
@@ -192,15 +194,15 @@ def _sizes(path: Path, *, whole: bool) -> np.ndarray:
     return sizes_of(faiss.extract_index_ivf(index).invlists)
 
 
-def _write_dead(dead: Sequence[np.ndarray], folder: Path) -> FileEntry | None:
-    rows = sum(map(len, dead))
+def _write_tombstones(deleted: Sequence[np.ndarray], folder: Path) -> FileEntry | None:
+    rows = sum(map(len, deleted))
     if not rows:
         return None
-    with write_table(str(folder / TABLE), dead_schema()) as table:
+    with write_table(str(folder / TABLE), tombstones_schema()) as table:
         table.write(
             {
-                "segment": np.repeat(np.arange(len(dead), dtype=np.int32), [len(ids) for ids in dead]),
-                "item_id": np.concatenate(dead),
+                "segment": np.repeat(np.arange(len(deleted), dtype=np.int32), [len(ids) for ids in deleted]),
+                "item_id": np.concatenate(deleted),
             }
         )
     return FileEntry.of(folder / TABLE, TABLE, rows)

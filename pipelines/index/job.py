@@ -199,12 +199,12 @@ class _Making:
         from pipelines.index.tune import tune
 
         plan, config = self.plan, self.config
-        searcher = open_files([lists for lists, _, _ in made.files], made.dead, {})
+        searcher = open_files([lists for lists, _, _ in made.files], made.deleted, {})
         if searcher.items != plan.rows:
             raise LedgerError(f"the index holds {searcher.items} vectors, the manifests say {plan.rows}")
         levels = None
         if len(plan.levels) > 1:
-            levels = read_levels([(ids, vectors) for _, ids, vectors in made.files], made.dead)
+            levels = read_levels([(ids, vectors) for _, ids, vectors in made.files], made.deleted)
         if plan.refined and searcher.keeps_whole_vectors:
             log.warning("index.refine: %s keeps whole vectors already, a second copy only costs time", proposal.key)
         with self._timed("tune"):
@@ -265,10 +265,10 @@ def _manifest(
         recall=tuning.recall,
         recall_k=config.recall_k,
         recall_target=config.recall_target,
-        self_found=tuning.self_found,
+        self_recall=tuning.self_recall,
         faiss_version=version("faiss-cpu"),
         segments=made.segments,
-        dead=made.table,
+        tombstones=made.tombstones,
         truth=truth,
         lineage=lineage,
         levels=LevelsEntry(**tuning.levels.promised()) if tuning.levels is not None else None,

@@ -59,25 +59,25 @@ def read_ids(path: Path) -> np.ndarray:
     return _opened(path)
 
 
-def read_levels(files: Sequence[tuple[Path, Sequence[Path]]], dead: Sequence[np.ndarray] | None = None) -> Levels:
+def read_levels(files: Sequence[tuple[Path, Sequence[Path]]], deleted: Sequence[np.ndarray] | None = None) -> Levels:
     """Opens local files, the vectors memory-mapped.
 
     Args:
       files: ids and vectors of each segment.
-      dead: ids in it that are no answers, likewise; None for none.
+      deleted: ids in it that are no answers, likewise; None for none.
 
     Raises:
       InputError: one is missing, is no NumPy file, or has other rows than the ids.
     """
     numbers = [np.asarray(read_ids(ids)) for ids, _ in files]
     columns = [[_rows(path, len(ids)) for path in paths] for ids, (_, paths) in zip(numbers, files, strict=True)]
-    if len(files) == 1 and (dead is None or not len(dead[0])):
+    if len(files) == 1 and (deleted is None or not len(deleted[0])):
         return Levels(numbers[0], tuple(columns[0]))
-    gone = dead or [np.empty(0, np.int64)] * len(files)
+    gone = deleted or [np.empty(0, np.int64)] * len(files)
     starts = np.cumsum([0, *(len(ids) for ids in numbers)])
-    alive = [np.flatnonzero(~np.isin(ids, some)) for ids, some in zip(numbers, gone, strict=True)]
-    ids = np.concatenate([ids[rows] for ids, rows in zip(numbers, alive, strict=True)])
-    places = np.concatenate([rows + start for rows, start in zip(alive, starts[:-1], strict=True)])
+    live = [np.flatnonzero(~np.isin(ids, some)) for ids, some in zip(numbers, gone, strict=True)]
+    ids = np.concatenate([ids[rows] for ids, rows in zip(numbers, live, strict=True)])
+    places = np.concatenate([rows + start for rows, start in zip(live, starts[:-1], strict=True)])
     order = np.argsort(ids, kind="stable")
     stacked = tuple(Stacked(tuple(level), starts) for level in zip(*columns, strict=True))
     return Levels(ids[order], stacked, places[order])
@@ -119,7 +119,7 @@ def open_coarse_to_fine(url: str, searcher: Searcher, *, cache: Path | None = No
         return local_file(entry.url(manifest_url), entry, cache)
 
     files = [(local(one.ids), [local(entry) for entry in one.vectors]) for one in manifest.segments]
-    levels = read_levels(files, searcher.dead)
+    levels = read_levels(files, searcher.deleted)
     factor = -(-manifest.levels.shortlist[0] // manifest.recall_k) if manifest.levels.refined else 1
     return through(searcher, levels, manifest.levels.shortlist, factor=factor)
 

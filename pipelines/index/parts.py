@@ -85,17 +85,17 @@ def check_ids(new: np.ndarray, old: Sequence[tuple[np.ndarray, np.ndarray]], url
 
     Args:
       new: int64, rising.
-      old: ids of each segment, rising, and those among them that are dead.
+      old: ids of each segment, rising, and those among them that are deleted.
       urls: embedding manifests of the new ones.
 
     Raises:
       InputError: names the first item, and how often it is used.
     """
-    for ids, dead in old:
+    for ids, deleted in old:
         place = np.searchsorted(ids, new)
         place[place == len(ids)] = 0
         there = ids[place] == new if len(ids) else np.zeros(len(new), bool)
-        twice = new[there & ~np.isin(new, dead)]
+        twice = new[there & ~np.isin(new, deleted)]
         if len(twice):
             _name_duplicate(urls, int(twice[0]), elsewhere=1)
 

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 LEVEL = "embedding"
 """The vector column that orders the answers: the finest, or only, level."""
 
-RECIPE = 3
+RECIPE = 4
 """Of everything below that changes an index's bytes or its operating point; raise it when it changes."""
 
 
@@ -147,7 +147,8 @@ def plan_index(
 
 def _change(base: Base, parts: Sequence[EmbeddingManifest], urls: Sequence[str], wanted_config: str) -> Change | None:
     """What changed since a base; None where nothing of it can be used: made otherwise, of another encoder, or gone."""
-    if not all(exists(url) for url in (base.manifest, *base.parts)):
+    known = dict(zip(urls, parts, strict=True))
+    if not all(exists(url) for url in (base.manifest, *(url for url in base.parts if url not in known))):
         return None
     try:
         built = IndexManifest.read(base.manifest)
@@ -156,7 +157,7 @@ def _change(base: Base, parts: Sequence[EmbeddingManifest], urls: Sequence[str],
         return None
     if (built.encoder, built.config_digest) != (parts[0].encoder, wanted_config):
         return None
-    before = {url: EmbeddingManifest.read(url) for url in base.parts}
+    before = {url: known.get(url) or EmbeddingManifest.read(url) for url in base.parts}
     if embedding_set_digest(list(before.values())) != built.embeddings:
         return None
     kept = {m.data.sha256 for m in parts} & {m.data.sha256 for m in before.values()}
@@ -219,6 +220,11 @@ def _refuse_what_does_not_fit(parts: Sequence[EmbeddingManifest], urls: Sequence
         raise InputError(f"{twice}: given twice; every part may be indexed once")
     first, first_url = parts[0], urls[0]
     for part, url in zip(parts, urls, strict=True):
+        if not part.data.rows and not part.rejects.rows:
+            raise InputError(
+                f"{url}: empty: its shard holds no sample, not even a refused one; write that shard again, or take it "
+                "out of the dataset"
+            )
         if part.encoder != first.encoder:
             raise StaleError(
                 f"{url}: made by encoder {part.encoder[:16]}, {first_url} by {first.encoder[:16]}; "

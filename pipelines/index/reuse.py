@@ -2,7 +2,7 @@
 
 train    from the parts alone
 merge    the same centroids and codebooks, all parts merged anew
-append   its files as they are; new items in a segment of their own, removed ones marked dead
+append   its files as they are; new items in a segment of their own, removed ones marked deleted
 tune     its files as they are, measured with other queries
 
 Appending and marking cost what changed, merging a copy of the lists, training the sample and every vector.
@@ -52,11 +52,11 @@ def decide(plan: IndexPlan, config: Index) -> Decision:
         return Decision("merge", f"{len(segments)} segments, index.append.max_segments is {limits.max_segments}")
     whole = sum(segment.ids.rows for segment in segments[: config.shards])
     later = sum(segment.ids.rows for segment in segments[config.shards :])
-    unmerged = later + sum(segment.dead for segment in segments) + moved
+    unmerged = later + sum(segment.deleted for segment in segments) + moved
     if unmerged > limits.max_unmerged * whole:
         return Decision(
             "merge",
-            f"{unmerged} items beside {whole} are new or dead, index.append.max_unmerged is {limits.max_unmerged:g}",
+            f"{unmerged} items beside {whole} are new or deleted, index.append.max_unmerged is {limits.max_unmerged:g}",
         )
     return Decision("append", f"{added_rows(change)} items more, {removed_rows(change)} less")
 

@@ -35,7 +35,7 @@ class Searcher:
       index: the FAISS index; of several segments the first.
       point: operating point used when `search` is given none.
       manifest: what the index was built from and promises; None for a bare file.
-      segments: all of them, where there are several or some items are dead.
+      segments: all of them, where there are several or some items are deleted.
     """
 
     index: Any
@@ -46,12 +46,12 @@ class Searcher:
     @property
     def items(self) -> int:
         """Items that may be answers."""
-        return self.segments.alive if self.segments else int(self.index.ntotal)
+        return self.segments.live if self.segments else int(self.index.ntotal)
 
     @property
-    def dead(self) -> list[np.ndarray] | None:
+    def deleted(self) -> list[np.ndarray] | None:
         """Ids that are no answers, of each segment; None where all is one."""
-        return [segment.dead for segment in self.segments.segments] if self.segments else None
+        return [segment.deleted for segment in self.segments.segments] if self.segments else None
 
     @property
     def keeps_whole_vectors(self) -> bool:
@@ -164,8 +164,8 @@ def open_index(url: str, *, cache: Path | None = None) -> Searcher:
     manifest_url = url if url.endswith(".json") else f"{url.rstrip('/')}/manifest.json"
     manifest = IndexManifest.read(manifest_url)
     files = [local_file(segment.lists.url(manifest_url), segment.lists, cache) for segment in manifest.segments]
-    dead = open_dead(manifest, manifest_url)
-    searcher = open_files(files, dead, parse_point(manifest.parameters), manifest)
+    deleted = open_tombstones(manifest, manifest_url)
+    searcher = open_files(files, deleted, parse_point(manifest.parameters), manifest)
     if searcher.items != manifest.rows or searcher.index.d != manifest.dim:
         raise InputError(
             f"{manifest_url}: {searcher.items} vectors of width {searcher.index.d} in its files, it says "
@@ -175,33 +175,33 @@ def open_index(url: str, *, cache: Path | None = None) -> Searcher:
 
 
 def open_files(
-    files: Sequence[Path], dead: Sequence[np.ndarray], point: Point, manifest: IndexManifest | None = None
+    files: Sequence[Path], deleted: Sequence[np.ndarray], point: Point, manifest: IndexManifest | None = None
 ) -> Searcher:
     """Opens local files.
 
     Args:
       files: of each segment, the first a FAISS file.
-      dead: ids that are no answers, of each segment.
+      deleted: ids that are no answers, of each segment.
 
     Raises:
       InputError: FAISS cannot read a file.
     """
     whole = read_file(files[0])
-    several = len(files) > 1 or any(len(gone) for gone in dead)
-    return Searcher(whole, point, manifest, open_segments(whole, files[0], files[1:], dead) if several else None)
+    several = len(files) > 1 or any(len(gone) for gone in deleted)
+    return Searcher(whole, point, manifest, open_segments(whole, files[0], files[1:], deleted) if several else None)
 
 
-def open_dead(manifest: IndexManifest, manifest_url: str) -> list[np.ndarray]:
+def open_tombstones(manifest: IndexManifest, manifest_url: str) -> list[np.ndarray]:
     """Ids that are no answers, of each segment, int64.
 
     Raises:
       InputError: their table is missing or damaged.
     """
-    if manifest.dead is None:
+    if manifest.tombstones is None:
         return [np.empty(0, np.int64)] * len(manifest.segments)
     from schemas.parquet import read_table
 
-    table = read_table(manifest.dead.url(manifest_url), ["segment", "item_id"])
+    table = read_table(manifest.tombstones.url(manifest_url), ["segment", "item_id"])
     segment, ids = (table.column(name).to_numpy() for name in table.column_names)
     return [ids[segment == number] for number in range(len(manifest.segments))]
 

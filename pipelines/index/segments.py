@@ -1,7 +1,7 @@
 """An index in several segments that share one trained index: searched as one, without the items that are gone.
 
 Rotation and the choice of lists are done once for a query; every segment is then searched in those lists, and the best
-of all are the answer. A changed item is dead in one segment and alive in a later one.
+of all are the answer. A changed item is deleted in one segment and live in a later one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from pipelines.index.exact import sort_hits
 from pipelines.index.lists import map_lists
 from schemas.errors import InputError
 
-TABLE = "dead.parquet"
+TABLE = "tombstones.parquet"
 """Columns `segment` (int32, place in the manifest) and `item_id` (int64)."""
 
 
-def dead_schema() -> pa.Schema:
+def tombstones_schema() -> pa.Schema:
     """Arrow schema of the table of items that are no answers."""
     fields = [pa.field("segment", pa.int32(), nullable=False), pa.field("item_id", pa.int64(), nullable=False)]
     return pa.schema(fields)
@@ -32,19 +32,19 @@ class Segment(NamedTuple):
     Attributes:
       index: FAISS's inverted file over their lists; its quantizer is that of the first segment.
       owner: what it is a part of, kept for as long.
-      dead: ids in it that are no answers, int64, rising.
+      deleted: ids in it that are no answers, int64, rising.
       parameters: FAISS's selector of the others, and all it refers to.
     """
 
     index: Any
     owner: Any
-    dead: np.ndarray
+    deleted: np.ndarray
     parameters: tuple[Any, ...]
 
     @property
-    def alive(self) -> int:
+    def live(self) -> int:
         """Items that may be answers."""
-        return int(self.index.ntotal) - len(self.dead)
+        return int(self.index.ntotal) - len(self.deleted)
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Segments:
     segments: tuple[Segment, ...]
 
     @property
-    def alive(self) -> int:
+    def live(self) -> int:
         """Items that may be answers."""
-        return sum(segment.alive for segment in self.segments)
+        return sum(segment.live for segment in self.segments)
 
     def search(self, vectors: np.ndarray, k: int, point: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
         """The k best of all segments by the index's own scores.
@@ -107,13 +107,13 @@ def _search(
     return scores, ids
 
 
-def open_segments(whole: Any, path: Path, others: Sequence[Path], dead: Sequence[np.ndarray]) -> Segments:
+def open_segments(whole: Any, path: Path, others: Sequence[Path], deleted: Sequence[np.ndarray]) -> Segments:
     """Opens the segments of an index.
 
     Args:
       whole: the first one, opened from `path`.
       others: files of the lists of the others.
-      dead: ids that are no answers, of each segment, int64.
+      deleted: ids that are no answers, of each segment, int64.
 
     Raises:
       InputError: a file is damaged, or of another trained index.
@@ -121,8 +121,8 @@ def open_segments(whole: Any, path: Path, others: Sequence[Path], dead: Sequence
     import faiss
 
     first = faiss.extract_index_ivf(whole)
-    segments = [_segment(first, whole, dead[0])]
-    for file, gone in zip(others, dead[1:], strict=True):
+    segments = [_segment(first, whole, deleted[0])]
+    for file, gone in zip(others, deleted[1:], strict=True):
         lists = map_lists(file)
         if lists.nlist != first.nlist or lists.code_size != first.code_size:
             raise InputError(f"{file}: not of the trained index in {path}; remove its manifest to have it made again")
@@ -137,10 +137,10 @@ def open_segments(whole: Any, path: Path, others: Sequence[Path], dead: Sequence
     return Segments(whole, tuple(segments))
 
 
-def _segment(index: Any, owner: Any, dead: np.ndarray) -> Segment:
+def _segment(index: Any, owner: Any, deleted: np.ndarray) -> Segment:
     import faiss
 
-    gone = np.sort(dead)
+    gone = np.sort(deleted)
     if not len(gone):
         return Segment(index, owner, gone, ())
     listed = faiss.IDSelectorBatch(gone)

@@ -240,9 +240,9 @@ Hits = tuple[np.ndarray, np.ndarray]
 
 def _merged(before: Hits, come: Hits, gone: np.ndarray) -> Hits:
     """The best of both, as far down as it is sure that nothing is missing."""
-    dead = np.isin(before[1], gone)
-    sure = before[1].shape[1] - int(dead.sum(axis=1).max(initial=0))
-    scores = np.concatenate([np.where(dead, -np.inf, before[0]), come[0]], axis=1)
+    deleted = np.isin(before[1], gone)
+    sure = before[1].shape[1] - int(deleted.sum(axis=1).max(initial=0))
+    scores = np.concatenate([np.where(deleted, -np.inf, before[0]), come[0]], axis=1)
     scores, ids = sort_hits(scores, np.concatenate([before[1], come[1]], axis=1))
     return scores[:, :sure].astype(np.float32), ids[:, :sure]
 

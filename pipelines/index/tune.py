@@ -69,7 +69,7 @@ DEEP = 16
 ALONE = 31
 """Queries timed one by one."""
 
-LEAST_SELF_FOUND = 0.5
+LEAST_SELF_RECALL = 0.5
 """Of sampled items; an index that keeps its recall on texts is far above, one with its ids mixed up far below."""
 
 TWIN = 1e-3
@@ -158,7 +158,8 @@ class Tuning(Manifest):
     tuned_on: Literal["fit", "all"]  # "all": the log has fewer than 50 fit queries, nothing is held out
     queries: int
     image_queries: int
-    # In rising cost, up to the first point with recall of both target and 0.999; refined: shortlist by shortlist.
+    # In rising cost, until the target is reached and wider points find no more (see FLAT_GAIN, ALL_FOUND); refined:
+    # shortlist by shortlist.
     curve: tuple[Measured, ...]
     chosen: str
     chosen_label: str = Field(default="", exclude_if=lambda value: not value)  # where it is more than `chosen`
@@ -166,7 +167,7 @@ class Tuning(Manifest):
     low: float
     high: float
     held_out: HeldOut | None
-    self_found: float  # share of sampled items that are among the `recall_k` their own vector finds
+    self_recall: float  # share of sampled items that are among the `recall_k` their own vector finds
     levels: TunedLevels | None = Field(default=None, exclude_if=lambda value: value is None)  # of coarse to fine
 
 
@@ -262,7 +263,9 @@ def tune(
         raise IndexBuildError(_too_slow(curve, good, times, proposal, config))
     chosen = min(quick, key=lambda measured: measured.cost_bytes)
     search = _Search(searcher, levels, chosen.shortlist or search.shortlist)
-    recall, low, high = interval(_recalls(search, truths.tune, k, parse_point(chosen.parameters)))  # as it is served
+    if plan.refined:  # all shortlists were measured with one search; the chosen one is measured as it is served
+        recall, low, high = interval(_recalls(search, truths.tune, k, parse_point(chosen.parameters)))
+        chosen = chosen.model_copy(update={"recall": recall, "low": low, "high": high})
     tuning = Tuning(
         key=proposal.key,
         reason=proposal.reason,
@@ -278,11 +281,11 @@ def tune(
         curve=tuple(curve),
         chosen=chosen.parameters,
         chosen_label=chosen.label if chosen.shortlist else "",
-        recall=recall,
-        low=low,
-        high=high,
+        recall=chosen.recall,
+        low=chosen.low,
+        high=chosen.high,
         held_out=_held_out(search, truths.test, k, chosen.parameters),
-        self_found=_self_found(search, truths.image, k, chosen.parameters),
+        self_recall=_self_recall(search, truths.image, k, chosen.parameters),
         levels=_tuned_levels(search, truths.coarse, plan, chosen.parameters, config) if truths.coarse else None,
     )
     return tuning, times, known
@@ -554,7 +557,7 @@ def _held_out(search: _Search, truth: Truth, k: int, chosen: str) -> HeldOut | N
     return HeldOut(queries=len(values), recall=mean, low=low, high=high)
 
 
-def _self_found(search: _Search, truth: Truth, k: int, chosen: str) -> float:
+def _self_recall(search: _Search, truth: Truth, k: int, chosen: str) -> float:
     """The share of items, taken as queries, that are among the k they find, or have k others as good beside them.
 
     Raises:
@@ -566,7 +569,7 @@ def _self_found(search: _Search, truth: Truth, k: int, chosen: str) -> float:
     itself = (ids == truth.own[:, None]).any(axis=1)
     crowded = (truth.scores[:, : k + 1] >= 1 - TWIN).sum(axis=1) >= k
     share = round(float((itself | crowded).mean()), 6)
-    if share < LEAST_SELF_FOUND:
+    if share < LEAST_SELF_RECALL:
         raise IndexBuildError(
             f"only {share:.0%} of {len(truth.own)} sampled items are among the {k} that their own vector finds: ids "
             "and vectors do not belong together, or the codes tell next to nothing apart; try another index.key"

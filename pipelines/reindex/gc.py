@@ -2,14 +2,15 @@
 
 import logging
 import time
+from collections.abc import Collection
+from datetime import datetime
 from typing import NamedTuple
 
 import fsspec
 
 from pipelines.reindex import publish
 from pipelines.reindex.lock import locked
-from pipelines.reindex.named import listing, named
-from schemas.commits import exists
+from pipelines.reindex.named import named
 from schemas.errors import ConfigError
 from schemas.layout import Layout
 from schemas.manifests import (
@@ -57,9 +58,9 @@ def collect(layout: Layout, keep: int, *, least_age_s: float = LEAST_AGE_S, dry_
         raise ConfigError(f"keep: expected 1 or more, got {keep}")
     with locked(layout, "fastslow gc"):
         kept = _kept(layout, keep)
-        needed = _needed(layout, kept)
-        now = time.time()
-        removed = sorted(url for url, at in listing(layout).items() if url not in needed and now - at >= least_age_s)
+        written, now = _written(layout), time.time()
+        needed = _needed(layout, kept, written)
+        removed = sorted(url for url, at in written.items() if url not in needed and now - at >= least_age_s)
         removed.sort(key=lambda url: f"/generations/{layout.dataset}/" not in url)  # nobody finds the others after that
         size = 0
         for url in removed:
@@ -78,8 +79,8 @@ def _kept(layout: Layout, keep: int) -> tuple[int, ...]:
     return tuple(sorted({*numbers[-keep:], *(number for number in also if number in numbers)}))
 
 
-def _needed(layout: Layout, kept: tuple[int, ...]) -> set[str]:
-    """Every file that kept generations name, and what the next run reuses of them."""
+def _needed(layout: Layout, kept: tuple[int, ...], there: Collection[str]) -> set[str]:
+    """Every file that kept generations name, and what of those that are there the next run reuses."""
     needed: set[str] = set()
     parts, trained, candidates = set(), set(), set()
     for number in kept:
@@ -94,22 +95,60 @@ def _needed(layout: Layout, kept: tuple[int, ...]) -> set[str]:
             candidates.add(CandidatesManifest.read(f"{layout.root}/{generation.candidates}").digest)
         if generation.rankings is not None:
             folder = f"{layout.root}/{generation.rankings}".rsplit("/", 1)[0]
-            needed |= {url for url in listing(layout) if url.startswith(f"{folder}/")}
-    return needed | _reused(layout, parts, trained, candidates)
+            needed |= {url for url in there if url.startswith(f"{folder}/")}
+    return needed | _reused(layout, there, parts, trained, candidates)
 
 
-def _reused(layout: Layout, parts: set[str], trained: set[str], candidates: set[str]) -> set[str]:
+def _reused(
+    layout: Layout, there: Collection[str], parts: set[str], trained: set[str], candidates: set[str]
+) -> set[str]:
     """Partial indexes of kept parts, and pair scores of kept candidates."""
     needed: set[str] = set()
-    urls = [url for url in listing(layout) if url.endswith(".json")]
-    for url in urls:
+    for url in (url for url in there if url.endswith(".json")):
         if f"/trained/{layout.dataset}/" in url and not url.endswith("/manifest.json"):
             partial = PartialManifest.read(url)
             if partial.trained in trained and partial.part in parts:
                 needed |= {url, partial.data.url(url)}
-        elif f"/scores/{layout.dataset}/" in url and exists(url):
+        elif f"/scores/{layout.dataset}/" in url:
             scores = ScoresManifest.read(url)
             if scores.candidates in candidates:
                 stem = url.removesuffix(".json")
                 needed |= {url, scores.data.url(url), scores.rejects.url(url), f"{stem}.pairs.parquet"}
     return needed
+
+
+def _written(layout: Layout) -> dict[str, float]:
+    """All files of the dataset below the root that runs have made, with the time they were written (seconds).
+
+    Prepared shards and small memos are not among them: they belong to no generation.
+    """
+    kinds = (
+        "cache/truth",
+        "embeddings",
+        "queries",
+        "trained",
+        "indexes",
+        "candidates",
+        "scores",
+        "rankings",
+        "generations",
+        "reports",
+    )
+    found: dict[str, float] = {}
+    for kind in kinds:
+        fs, path = fsspec.core.url_to_fs(f"{layout.root}/{kind}/{layout.dataset}")
+        if not fs.exists(path):
+            continue
+        prefix = path.rstrip("/")
+        for name, facts in fs.find(path, detail=True).items():
+            below = name[len(prefix) :].lstrip("/")
+            found[f"{layout.root}/{kind}/{layout.dataset}/{below}"] = _time_of(facts)
+    return found
+
+
+def _time_of(facts: dict[str, object]) -> float:
+    """When a file was written, in seconds since 1970; 0 where the store does not say."""
+    value = facts.get("mtime") or facts.get("LastModified") or facts.get("updated") or facts.get("created") or 0.0
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    return value.timestamp() if isinstance(value, datetime) else float(str(value))

@@ -20,7 +20,7 @@ class Entry:
       number, parent, created: as in its manifest.
       items: it serves, or would.
       r1: of the order that is served, on test queries; None where nothing was judged.
-      index: kind and operating point are in the index's manifest; here, its URL below the root.
+      index: its manifest, below the root.
       served: whether it is the one.
     """
 

@@ -37,6 +37,7 @@ def locked(layout: Layout, purpose: str) -> Iterator[None]:
 
     Raises:
       BusyError: somebody holds it.
+      InputError: it cannot be written: a read-only root, or a full disk.
     """
     url, mine = layout.lock(), uuid.uuid4().hex
     _take(url, mine, purpose, layout.dataset)
@@ -54,8 +55,13 @@ def locked(layout: Layout, purpose: str) -> Iterator[None]:
 
 def _take(url: str, token: str, purpose: str, dataset: str) -> None:
     for _ in range(3):  # broken, taken by another, broken again: then it is busy
-        if commit_json(url, _owner(token, purpose)):
-            return
+        try:
+            if commit_json(url, _owner(token, purpose)):
+                return
+        except OSError as error:
+            raise InputError(
+                f"{url}: cannot be written ({error}); a run needs a --root that it may write to, with room left"
+            ) from error
         held = _read(url)
         if held is None:  # let go just now
             continue

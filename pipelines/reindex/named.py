@@ -1,9 +1,8 @@
 """Every file that a generation names, directly or through the manifests it names."""
 
-import fsspec
-
 from schemas.commits import exists
 from schemas.embeddings import part_url
+from schemas.errors import InputError
 from schemas.layout import Layout
 from schemas.manifests import (
     CandidatesManifest,
@@ -43,8 +42,6 @@ def named(layout: Layout, generation: Generation) -> set[str]:
 
 def missing(layout: Layout, generation: Generation) -> list[str]:
     """Those of them that are not there; a manifest that cannot be read stands for all it names."""
-    from schemas.errors import InputError
-
     try:
         return sorted(url for url in named(layout, generation) if not exists(url))
     except InputError as error:
@@ -59,48 +56,9 @@ def _of_index(layout: Layout, url: str) -> set[str]:
     for segment in manifest.segments:
         found |= {entry.url(url) for entry in (segment.lists, segment.ids, *segment.vectors)}
     found.add(manifest.truth.url(url))
-    if manifest.dead is not None:
-        found.add(manifest.dead.url(url))
+    if manifest.tombstones is not None:
+        found.add(manifest.tombstones.url(url))
     if manifest.lineage is not None:
         trained = f"{layout.trained(manifest.lineage.trained)}/manifest.json"
         found |= {trained, TrainedManifest.read(trained).data.url(trained)}
     return found
-
-
-def listing(layout: Layout) -> dict[str, float]:
-    """All files of the dataset below the root that runs have made, with the time they were written (seconds).
-
-    Prepared shards and small memos are not among them: they belong to no generation.
-    """
-    kinds = (
-        "cache/truth",
-        "embeddings",
-        "queries",
-        "trained",
-        "indexes",
-        "candidates",
-        "scores",
-        "rankings",
-        "generations",
-        "reports",
-    )
-    found: dict[str, float] = {}
-    for kind in kinds:
-        fs, path = fsspec.core.url_to_fs(f"{layout.root}/{kind}/{layout.dataset}")
-        if not fs.exists(path):
-            continue
-        prefix = path.rstrip("/")
-        for name, facts in fs.find(path, detail=True).items():
-            below = name[len(prefix) :].lstrip("/")
-            found[f"{layout.root}/{kind}/{layout.dataset}/{below}"] = _written(facts)
-    return found
-
-
-def _written(facts: dict[str, object]) -> float:
-    """When a file was written, in seconds since 1970; 0 where the store does not say."""
-    from datetime import datetime
-
-    value = facts.get("mtime") or facts.get("LastModified") or facts.get("updated") or facts.get("created") or 0.0
-    if isinstance(value, str):
-        value = datetime.fromisoformat(value)
-    return value.timestamp() if isinstance(value, datetime) else float(str(value))

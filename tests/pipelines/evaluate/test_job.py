@@ -39,7 +39,7 @@ def index_manifest(world, **changes) -> str:
         "recall_k": 10,
         "recall_target": 0.95,
         "faiss_version": "-",
-        "self_found": 1.0,
+        "self_recall": 1.0,
         "segments": (SegmentEntry(lists=file, ids=file, vectors=(), parts=("-",), error=None),),
         "lineage": None,
         "truth": file,

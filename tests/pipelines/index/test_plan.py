@@ -31,6 +31,8 @@ def test_mixed_encoders_widths_and_empty_sets_are_refused(world, part_writer, qu
         plan_index(world.job, [], world.queries_url)
     with pytest.raises(InputError, match="nothing to index"):
         plan_index(world.job, [part_writer(layout, "none", eye[:0])], world.queries_url)
+    with pytest.raises(InputError, match="empty: its shard holds no sample"):
+        plan_index(world.job, [*world.parts, part_writer(layout, "none", eye[:0])], world.queries_url)
     with pytest.raises(InputError, match="given twice"):
         plan_index(world.job, [world.parts[0], *world.parts], world.queries_url)
 

@@ -1,4 +1,4 @@
-"""An index that takes in what changed: against brute force over what is alive, and against one made anew."""
+"""An index that takes in what changed: against brute force over what is live, and against one made anew."""
 
 import json
 import shutil
@@ -102,7 +102,7 @@ def test_new_items_are_appended_without_a_look_at_the_old_ones(days, oracle, mon
     days.put("new", new_vectors(20))
     second = days.build()
     assert second.rows == 620
-    assert [segment.alive for segment in second.segments] == [600, 20]
+    assert [segment.live for segment in second.segments] == [600, 20]
     assert second.segments[0].lists.sha256 == first.segments[0].lists.sha256
     assert second.segments[0].lists.name.startswith("../")
     assert not Path(days.served.manifest).with_name("index.faiss").exists()
@@ -116,11 +116,11 @@ def test_a_week_of_changes_answers_as_brute_force_over_what_is_alive(days, oracl
     days.build()
     days.put("s0", new_vectors(100, 2), keys=[f"s0-{row}" for row in range(100)])  # the same keys, other pictures
     changed = days.build()
-    assert [segment.dead for segment in changed.segments] == [100, 0, 0]
+    assert [segment.deleted for segment in changed.segments] == [100, 0, 0]
     same(days.search(), days.expected(oracle))
     days.drop("a")
-    gone = days.build()  # all of a segment is dead: it is left out
-    assert [segment.alive for segment in gone.segments] == [500, 100]
+    gone = days.build()  # all of a segment is deleted: it is left out
+    assert [segment.live for segment in gone.segments] == [500, 100]
     same(days.search(), days.expected(oracle))
     days.put("a", new_vectors(30, 1))  # back again
     days.put("b", new_vectors(5, 4))
@@ -129,8 +129,8 @@ def test_a_week_of_changes_answers_as_brute_force_over_what_is_alive(days, oracl
     same(days.search(), days.expected(oracle))
     everything = sum(len(ids) for ids, _ in days.items.values())
     _, ids = days.search(everything)
-    alive = np.concatenate([ids for ids, _ in days.items.values()])
-    assert set(ids[0].tolist()) == set(alive.tolist())
+    live = np.concatenate([ids for ids, _ in days.items.values()])
+    assert set(ids[0].tolist()) == set(live.tolist())
 
 
 @pytest.mark.parametrize("settings", [{"refine": True, "key": "IVF8,PQ4x8"}, {"key": "OPQ8_16,IVF8_HNSW4,PQ8x8"}])
@@ -140,7 +140,7 @@ def test_compressed_kinds_are_appended_to_as_well(make, oracle, settings):
     days.build()
     days.put("s1", new_vectors(200, 2), keys=[f"s1-{row}" for row in range(200)])
     built = days.build()
-    assert [segment.alive for segment in built.segments] == [400, 200]
+    assert [segment.live for segment in built.segments] == [400, 200]
     scores, ids = days.search()
     expected_scores, expected = days.expected(oracle)
     hits = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids.tolist(), expected.tolist(), strict=True)])
@@ -179,6 +179,20 @@ def test_nothing_new_is_the_index_that_is_there(days, monkeypatch):
     assert days.served.manifest == url
 
 
+@pytest.mark.parametrize("key", ["Flat", "HNSW8"])
+def test_other_queries_of_a_kind_without_lists(make, oracle, key):
+    days = Days(make(), {"key": key, "recall_target": 0.9})
+    first = days.build()
+    layout = Layout(days.world.job.layout.root + "/other", "toy")
+    second = days.build(write_queries(layout, days.world.queries[::-1].copy(), days.world.split.tolist()))
+    assert second.queries != first.queries
+    assert second.segments[0].lists.name.startswith("../")
+    found = open_index(days.served.manifest).search(days.world.queries, 10)
+    assert np.mean(found[1] == days.expected(oracle)[1]) > 0.9
+    days.put("new", new_vectors(20))
+    assert len(days.build().segments) == 1  # nothing can be appended to it
+
+
 def test_other_queries_alone_change_the_tuning_alone(days):
     first = days.build()
     rng = np.random.default_rng(1)
@@ -205,7 +219,7 @@ def test_with_too_much_beside_the_lists_they_are_merged_with_the_same_centroids(
     days.drop("s0")
     merged = days.build()
     assert len(merged.segments) == 1
-    assert merged.dead is None
+    assert merged.tombstones is None
     assert merged.rows == 600
     assert (merged.lineage.trained, merged.lineage.changed) == (first.lineage.trained, 200)
     same(days.search(), days.expected(oracle))
@@ -322,7 +336,7 @@ def test_killed_before_the_manifest_the_next_run_leaves_the_same_bytes(days, mon
     assert set(before) == {
         "1/items.lists",
         "1/ids.npy",
-        "dead.parquet",
+        "tombstones.parquet",
         "truth.npz",
         "tuning.json",
         "manifest.json",
@@ -351,7 +365,7 @@ def test_shards_answer_as_one_index_does(days, oracle):
     days.drop("s0")
     three = days.build()
     assert len(three.segments) == 3
-    assert sum(segment.dead for segment in three.segments) == 100
+    assert sum(segment.deleted for segment in three.segments) == 100
     same(days.search(), days.expected(oracle))
 
 

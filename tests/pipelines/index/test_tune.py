@@ -150,7 +150,7 @@ def test_an_index_whose_ids_are_mixed_up_is_refused(world, monkeypatch):
 
 def test_every_item_finds_itself(world):
     url = run(world.job, world.parts, world.queries_url)
-    assert IndexManifest.read(url).self_found == 1.0
+    assert IndexManifest.read(url).self_recall == 1.0
 
 
 def test_a_damaged_memo_of_neighbours_is_made_again(world):

@@ -18,7 +18,7 @@ def index(rows: int = 10, recall: float = 0.95) -> IndexManifest:
     return IndexManifest(
         dataset="d", embeddings="e", queries="q", config_digest="c", encoder="x", key="Flat", parameters="", rows=rows,
         dim=4, recall=recall, recall_k=10, recall_target=0.95, faiss_version="1",
-        self_found=1.0, lineage=None, truth=FILE,
+        self_recall=1.0, lineage=None, truth=FILE,
         segments=(SegmentEntry(lists=FILE, ids=FILE, vectors=(), parts=("p",), error=None),),
     )  # fmt: skip
 
