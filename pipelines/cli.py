@@ -262,6 +262,32 @@ def rejects(
 
 
 @app.command()
+def replay(
+    dataset: Dataset,
+    beam_args: BeamArgs = None,
+    root: Root = "build",
+    shards: Shards = None,
+    queries: QueryLog = None,
+    encoder: Encoder = None,
+    scorer: Scorer = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Tries refused samples once more, after a fix or a failure that has passed, and publishes what comes of it.
+
+    Example: [bold]fastslow replay demo[/bold]
+    """
+    from pipelines import tables
+    from pipelines.jobs import resolve_job
+    from pipelines.reindex import job as reindex
+
+    models = {"encoder": encoder, "scorer": scorer}
+    job = resolve_job(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **models)
+    summary = reindex.replay(job)
+    _show(summary.as_dict(), tables.summary_table(summary), as_json=as_json)
+
+
+@app.command()
 def gc(
     dataset: Dataset,
     keep: Annotated[int, typer.Option(min=1, help="Newest generations to keep.")] = 5,

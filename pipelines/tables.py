@@ -62,7 +62,7 @@ def generations_table(dataset: str, entries: "Sequence[Entry]") -> Table:
             entry.created.removesuffix("+00:00").replace("T", " "),
             f"{entry.items:,}",
             "" if entry.r1 is None else f"{entry.r1:.3f}",
-            "served" if entry.served else "",
+            "served" if entry.served else "refused" if entry.refused else "",
         )
     return table
 

@@ -122,11 +122,22 @@ class Rerank(Config):
     cached_texts: Annotated[int, Field(ge=0)] = 20_000  # a shard with no more reads each once; some 20 kB a text
 
 
+class Canary(Config):
+    """A query that must find an item."""
+
+    query: str
+    key: str
+    k: Positive = 10  # among so many
+
+
 class Publish(Config):
     """What a generation must satisfy before it is served."""
 
-    max_r1_drop: Fraction = 0.05  # below the generation being served, absolute
-    keep: Positive = 5
+    max_drop: Fraction = 0.05  # of R@K and nDCG below the generation being served, absolute, over the same queries
+    max_shard_rejects: Fraction = 0.2  # of a shard's samples
+    max_index_size: str | None = None  # of the index's lists, e.g. "2GB"
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = None  # a query alone, on the machine that built the index
+    canaries: tuple[Canary, ...] = ()
 
 
 class DatasetConfig(Config):

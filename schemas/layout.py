@@ -14,7 +14,7 @@
 <root>/scores/<dataset>/<digest>/                      one Parquet of pair scores a shard, with its manifest
 <root>/rankings/<dataset>/<digest>/                    rankings.parquet  judgements.parquet  run.trec  qrels.trec
                                                        metrics.json  manifest.json
-<root>/generations/<dataset>/<number>/manifest.json    what makes up one published state
+<root>/generations/<dataset>/<number>/manifest.json    what makes up one published state; gates.json: whether it may be
 <root>/reports/<dataset>/<number>/index.html           self-contained
 <root>/CURRENT/<dataset>                               the generation being served; the only result ever overwritten
 <root>/LOCK/<dataset>                                  who is at work on the dataset, while somebody is
@@ -70,6 +70,12 @@ class ScorePaths:
     rejects: str
     manifest: str
 
+    @classmethod
+    def of(cls, manifest: str) -> "ScorePaths":
+        """The others by the name of one."""
+        stem = manifest.removesuffix(".json")
+        return cls(f"{stem}.pairs.parquet", f"{stem}.parquet", f"{stem}.rejects.parquet", f"{stem}.json")
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -106,9 +112,16 @@ class Layout:
         """Folder of everything one encoder made of the dataset."""
         return self._at("embeddings", self.dataset, short(fingerprint))
 
-    def embedding_part(self, fingerprint: str, shard_url: str, shard_digest: str) -> EmbeddingPaths:
-        """The files of one shard, named by its content."""
+    def embedding_part(
+        self, fingerprint: str, shard_url: str, shard_digest: str, *, attempt: int = 0
+    ) -> EmbeddingPaths:
+        """The files of one shard, named by its content.
+
+        Args:
+          attempt: 1 and more: made again from the same content, for what was refused before.
+        """
         stem = f"{self.embeddings(fingerprint)}/{shard_stem(shard_url)}-{short(shard_digest)}"
+        stem += f".again{attempt}" if attempt else ""
         return EmbeddingPaths(f"{stem}.parquet", f"{stem}.rejects.parquet", f"{stem}.json")
 
     def queries(self, digest: str) -> tuple[str, str]:
@@ -138,8 +151,7 @@ class Layout:
 
     def score_part(self, digest: str, shard_url: str, shard_digest: str) -> ScorePaths:
         """The files of one shard's pair scores."""
-        stem = f"{self.scores(digest)}/{shard_stem(shard_url)}-{short(shard_digest)}"
-        return ScorePaths(f"{stem}.pairs.parquet", f"{stem}.parquet", f"{stem}.rejects.parquet", f"{stem}.json")
+        return ScorePaths.of(f"{self.scores(digest)}/{shard_stem(shard_url)}-{short(shard_digest)}.json")
 
     def rankings(self, digest: str) -> str:
         """Folder of the final rankings of all queries."""
@@ -152,6 +164,10 @@ class Layout:
     def generation(self, number: int) -> str:
         """Manifest of one generation."""
         return f"{self.generations()}/{number:06d}/manifest.json"
+
+    def gates(self, number: int) -> str:
+        """What the gates said of one generation."""
+        return f"{self.generations()}/{number:06d}/gates.json"
 
     def report(self, number: int) -> str:
         """The page of one generation."""

@@ -168,6 +168,7 @@ class EmbeddingManifest(Manifest):
     shard_digest: str
     encoder: str  # fingerprint
     config_digest: str
+    vectors_digest: str = ""  # of what decides a vector of given content; "" in parts from before it was kept
     dims: dict[str, int]  # vector column -> width
     counts: Counts
     data: FileEntry
@@ -349,6 +350,8 @@ class ScoresManifest(Manifest):
     pairs: int
     items: int
     unscored: int  # pairs whose picture could not be read this time
+    settings: str = ""  # digest of what decides the score of a given text and picture
+    reused: int = 0  # of the pairs, those whose score was taken over from an earlier set
     data: FileEntry
     rejects: FileEntry
 
@@ -365,6 +368,7 @@ class RankingsManifest(Manifest):
     beta_source: str  # "fit", "config", "checkpoint" or "none"
     queries: int
     pair_evaluations: int
+    scores: str | None = None  # digest that names the folder of pair scores
     unscored_pairs: int  # candidates whose picture could not be read; they rank after the scored ones
     items_encoded: int
     ground_truth: str  # "captions", "clicked" or "none"
@@ -391,6 +395,39 @@ class Generation(Manifest):
     counts: Counts
     metrics: dict[str, Any]
     seconds: dict[str, float]
+
+
+class GateResult(BaseModel):
+    """What one gate says of a generation.
+
+    Attributes:
+      value, limit: the figure and what it was held against.
+      said: both in words.
+      examples: of what is wrong, the worst first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gate: str
+    passed: bool
+    value: float
+    limit: float
+    said: str
+    examples: tuple[str, ...] = ()
+
+
+class GateResults(Manifest):
+    """What all gates say of a generation, beside its manifest."""
+
+    kind: Literal["gates"] = "gates"
+    dataset: str
+    number: int
+    gates: tuple[GateResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it may be served."""
+        return all(one.passed for one in self.gates)
 
 
 def embedding_set_digest(manifests: list[EmbeddingManifest]) -> str:

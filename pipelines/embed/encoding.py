@@ -12,6 +12,7 @@ import torch
 from encoders.base import DualEncoder, Vectors
 from encoders.decoding import Decoded, DecodeLimits, decode
 from pipelines.embed.batches import Batch
+from pipelines.embed.known import Known, Seen
 from schemas.configs import Embed
 from schemas.digests import digest_bytes
 from schemas.errors import FastslowError, ModelError, SampleError
@@ -51,14 +52,16 @@ class BadVector(SampleError):
 
 
 class BatchEncoder:
-    """Decodes and encodes batches; safe to call from several lanes.
+    """Decodes and encodes batches, what is known already aside; safe to call from several lanes.
 
     Args:
       encoder: the fast side. On a CPU lanes run it side by side; on an accelerator they take turns.
       embed: limits, frames, JPEG scaling.
+      known: items that are neither decoded nor encoded again.
     """
 
-    def __init__(self, encoder: DualEncoder, embed: Embed) -> None:
+    def __init__(self, encoder: DualEncoder, embed: Embed, known: Known | None = None) -> None:
+        self._known = known.items if known is not None else {}
         self.frames = encoder.frames or embed.frames
         self._encoder = encoder
         self._scaling = embed.jpeg_scaling
@@ -76,9 +79,14 @@ class BatchEncoder:
         """
         done: dict[int, Row | Reject] = {}
         decoded: dict[int, tuple[Sample, Decoded]] = {}
+        contents: dict[int, str] = {}
         for number, item in batch.items:
             if isinstance(item, Reject):
                 done[number] = item
+                continue
+            content = contents[number] = digest_bytes(item.data)
+            if content in self._known:
+                done[number] = _row(item, self._known[content], self._known[content].vectors, content)
                 continue
             try:
                 picture = decode(
@@ -100,7 +108,7 @@ class BatchEncoder:
                 if isinstance(one, Exception):
                     done[number] = _reject(sample, "encode", one)
                 else:
-                    done[number] = _row(sample, picture, one)
+                    done[number] = _row(sample, picture, one, contents[number])
         return [(number, done[number]) for number, _ in batch.items]
 
     def _encode(self, pixels: Sequence[np.ndarray]) -> list[dict[str, np.ndarray] | Exception]:
@@ -158,7 +166,7 @@ def _checked(vectors: dict[str, np.ndarray]) -> dict[str, np.ndarray] | Exceptio
     return halves
 
 
-def _row(sample: Sample, picture: Decoded, vectors: dict[str, np.ndarray]) -> Row:
+def _row(sample: Sample, picture: Decoded | Seen, vectors: dict[str, np.ndarray], content: str) -> Row:
     return Row(
         key=sample.key,
         shard=sample.shard,
@@ -172,7 +180,7 @@ def _row(sample: Sample, picture: Decoded, vectors: dict[str, np.ndarray]) -> Ro
         height=picture.height,
         duration_s=picture.duration_s,
         frame_times_s=tuple(picture.frame_times_s),
-        content_sha256=digest_bytes(sample.data),
+        content_sha256=content,
         vectors=vectors,
     )
 

@@ -28,11 +28,19 @@ logger = logging.getLogger(__name__)
 TOP_REASONS = 5
 
 
-def run(job: Job, shards: Sequence[str], *, lanes: int | None = None) -> EmbedPlan:
+def run(
+    job: Job,
+    shards: Sequence[str],
+    earlier: Sequence[str] = (),
+    *,
+    replay: bool = False,
+    lanes: int | None = None,
+) -> EmbedPlan:
     """Embeds every shard of the dataset that has no manifest yet; run again, it goes on where it stopped.
 
     Args:
       shards: URLs, brace patterns or globs of the dataset's tars.
+      earlier, replay: see `plan.plan`.
       lanes: threads a worker uses; None: one per core.
 
     Returns:
@@ -42,7 +50,7 @@ def run(job: Job, shards: Sequence[str], *, lanes: int | None = None) -> EmbedPl
       InputError: no samples at all, a shard that cannot be opened, or an item that occurs twice.
       GateError: more samples were refused than `embed.max_reject_fraction` allows.
     """
-    todo = plan(job, shards)
+    todo = plan(job, shards, earlier, replay=replay)
     if todo.pending:
         from encoders.registry import load_dual
         from pipelines.embed.transforms import embed_shards

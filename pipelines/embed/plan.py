@@ -3,8 +3,9 @@
 Imports neither torch nor Beam: asking whether everything is done must take no time.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from encoders.precision import fingerprint_of
@@ -14,7 +15,7 @@ from schemas.digests import digest_value
 from schemas.errors import InputError
 from schemas.jobs import Job
 from schemas.layout import EmbeddingPaths
-from schemas.manifests import SCHEMA_VERSION, list_manifests
+from schemas.manifests import SCHEMA_VERSION, EmbeddingManifest, list_manifests
 
 CODE_VERSION = 1
 """Raised when the same inputs and settings would give other bytes (batch composition, decoding, normalisation)."""
@@ -54,6 +55,12 @@ class Recipe:
         )
 
     @property
+    def vectors_digest(self) -> str:
+        """The name of what decides a vector of given content: batches, limits and captions do not."""
+        chosen = self.embed.model_dump(mode="json", include={"frames", "jpeg_scaling"})
+        return digest_value({"code": CODE_VERSION, "embed": chosen, "encoder": self.encoder})
+
+    @property
     def digest(self) -> str:
         """The name of the whole recipe; names the folder of the embeddings."""
         return digest_value({"encoder": self.encoder, "settings": self.settings_digest})
@@ -68,12 +75,16 @@ class PlannedShard:
       digest: of its content.
       size_bytes: as stored.
       paths: where its vectors, rejects and manifest go.
+      earlier: manifest of a part that may hold vectors of the same items; None: all are computed.
+      again: whether that part is of the same content, and this an attempt to take in what it refused.
     """
 
     url: str
     digest: str
     size_bytes: int
     paths: EmbeddingPaths
+    earlier: str | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,13 +109,16 @@ class EmbedPlan:
         return tuple(shard.paths.manifest for shard in self.shards)
 
 
-def plan(job: Job, shards: Sequence[str]) -> EmbedPlan:
+def plan(job: Job, shards: Sequence[str], earlier: Sequence[str] = (), *, replay: bool = False) -> EmbedPlan:
     """What is to be embedded, and what of it is still to do.
 
-    Manifests of shards that are no longer in the dataset stay where they are and are no part of the plan.
+    Manifests of shards that are no longer in the dataset stay where they are and are no part of the plan. Of several
+    attempts at one shard the last counts.
 
     Args:
       shards: URLs, brace patterns or globs.
+      earlier: manifests of the parts being served; a changed shard takes vectors over from the one of its name.
+      replay: shards with rejects are to do once more.
 
     Raises:
       InputError: a pattern matches nothing, or two shards of one name have the same content.
@@ -112,16 +126,45 @@ def plan(job: Job, shards: Sequence[str]) -> EmbedPlan:
     config = job.dataset
     encoder = fingerprint_of(job.encoder, job.layout)
     recipe = Recipe(config.name, config.key_scope, config.captions, config.embed, encoder)
-    planned = tuple(
-        PlannedShard(
-            shard.url, shard.digest, shard.size_bytes, job.layout.embedding_part(recipe.digest, shard.url, shard.digest)
-        )
-        for shard in list_shards(shards, job.layout)
-    )
-    _refuse_same_output(planned)
     folder = job.layout.embeddings(recipe.digest)
-    done = set(list_manifests(folder))  # one listing instead of a question for every shard
-    return EmbedPlan(recipe, folder, planned, tuple(shard for shard in planned if shard.paths.manifest not in done))
+    done = _last_attempts(list_manifests(folder))  # one listing instead of a question for every shard
+    by_stem = {_stem(url): url for url in earlier}
+    planned: list[PlannedShard] = []
+    pending: list[PlannedShard] = []
+    for shard in list_shards(shards, job.layout):
+        first = job.layout.embedding_part(recipe.digest, shard.url, shard.digest)
+        last = done.get(first.manifest)
+        paths = job.layout.embedding_part(recipe.digest, shard.url, shard.digest, attempt=last or 0)
+        one = PlannedShard(shard.url, shard.digest, shard.size_bytes, paths)
+        if last is None:
+            one = replace(one, earlier=by_stem.get(_stem(paths.manifest)))
+            pending.append(one)
+        elif replay and EmbeddingManifest.read(paths.manifest).counts.rejected:
+            next_one = job.layout.embedding_part(recipe.digest, shard.url, shard.digest, attempt=last + 1)
+            pending.append(replace(one, paths=next_one, earlier=paths.manifest, again=True))
+        planned.append(one)
+    _refuse_same_output(planned)
+    return EmbedPlan(recipe, folder, tuple(planned), tuple(pending))
+
+
+_MANIFEST = re.compile(r"(?P<stem>.*)-[0-9a-f]+(\.again(?P<attempt>\d+))?\.json")
+
+
+def _last_attempts(urls: Sequence[str]) -> dict[str, int]:
+    """First attempt's manifest -> number of the last one there is."""
+    found: dict[str, int] = {}
+    for url in urls:
+        match = _MANIFEST.fullmatch(url)
+        attempt = int(match["attempt"] or 0) if match else 0
+        first = url.replace(f".again{attempt}.json", ".json")
+        found[first] = max(attempt, found.get(first, 0))
+    return found
+
+
+def _stem(manifest_url: str) -> str:
+    """Of a part: its shard's name, whatever it was made of."""
+    match = _MANIFEST.fullmatch(manifest_url.rsplit("/", 1)[-1])
+    return match["stem"] if match else manifest_url
 
 
 def _refuse_same_output(shards: Sequence[PlannedShard]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from encoders.base import DualEncoder
 from pipelines import progress
 from pipelines.embed.batches import compose, in_order
 from pipelines.embed.encoding import BatchEncoder, Row
+from pipelines.embed.known import Known
 from pipelines.embed.lanes import Lanes
 from pipelines.embed.plan import PlannedShard, Recipe
 from pipelines.webdataset.samples import ReadCounts, read_samples
@@ -33,7 +35,19 @@ DATA, REJECTS = "data.parquet", "rejects.parquet"
 ROW_COLUMNS = tuple(field.name for field in fields(Row) if field.name != "vectors")
 
 
-def embed_shard(shard: PlannedShard, encoder: DualEncoder, recipe: Recipe, *, lanes: Lanes) -> EmbeddingManifest:
+class Embedded(NamedTuple):
+    """A finished shard.
+
+    Attributes:
+      manifest: its own, or, where an attempt to take in what was refused has failed again, the earlier one.
+      reused: rows whose vectors were taken over; 0 where it was there already.
+    """
+
+    manifest: EmbeddingManifest
+    reused: int = 0
+
+
+def embed_shard(shard: PlannedShard, encoder: DualEncoder, recipe: Recipe, *, lanes: Lanes) -> Embedded:
     """Embeds a shard and commits it, or returns the manifest that is already there.
 
     Rows and rejects are in the order of the samples. Data and rejects are published under names made from the
@@ -49,16 +63,20 @@ def embed_shard(shard: PlannedShard, encoder: DualEncoder, recipe: Recipe, *, la
       ModelError: the model fails whatever the picture.
     """
     if exists(shard.paths.manifest):
-        return EmbeddingManifest.read(shard.paths.manifest)
+        return Embedded(EmbeddingManifest.read(shard.paths.manifest))
     if encoder.fingerprint != recipe.encoder:
         raise StaleError(
             f"{shard.url}: planned for encoder {recipe.encoder}, got {encoder.fingerprint}; were the model's files "
             "changed during the run? Run again"
         )
     with staging() as folder:
-        manifest = _write(shard, encoder, recipe, lanes, folder)
+        manifest, reused = _write(shard, encoder, recipe, lanes, folder)
+        if shard.again and shard.earlier is not None:
+            before = EmbeddingManifest.read(shard.earlier)
+            if manifest.counts.rejected >= before.counts.rejected:
+                return Embedded(before)
         files = {folder / DATA: shard.paths.data, folder / REJECTS: shard.paths.rejects}
-        return manifest.commit_unit(shard.paths.manifest, files, subject=shard.url)
+        return Embedded(manifest.commit_unit(shard.paths.manifest, files, subject=shard.url), reused)
 
 
 class _Tables:
@@ -99,15 +117,17 @@ class _Tables:
         self.rejects.close()
 
 
-def _write(shard: PlannedShard, encoder: DualEncoder, recipe: Recipe, lanes: Lanes, folder: Path) -> EmbeddingManifest:
+def _write(shard: PlannedShard, encoder: DualEncoder, recipe: Recipe, lanes: Lanes, folder: Path) -> Embedded:
     """Writes the two tables into `folder` and says what they hold."""
-    read = ReadCounts()
-    work = BatchEncoder(encoder, recipe.embed)
+    read, known = ReadCounts(), Known.of(shard, recipe)
+    work = BatchEncoder(encoder, recipe.embed, known)
+    reused = 0
     with closing(_Tables(folder, encoder, recipe.dataset)) as tables, closing(_read(shard, recipe, read)) as samples:
         batches = compose(samples, batch_size=recipe.embed.batch_size, frames=work.frames)
         with closing(lanes.map(work, batches, weigh=lambda batch: batch.size_bytes)) as results:
             for item in _counted(in_order(results), shard.size_bytes):
                 tables.add(item)
+                reused += isinstance(item, Row) and item.content_sha256 in known.items
         tables.flush()
     embedded = tables.modalities.total()
     counts = Counts(
@@ -119,17 +139,19 @@ def _write(shard: PlannedShard, encoder: DualEncoder, recipe: Recipe, lanes: Lan
         caption_errors=read.caption_errors,
         ignored_members=read.ignored_members,
     )
-    return EmbeddingManifest(
+    manifest = EmbeddingManifest(
         dataset=recipe.dataset,
         shard=shard.url,
         shard_digest=shard.digest,
         encoder=encoder.fingerprint,
         config_digest=recipe.settings_digest,
+        vectors_digest=recipe.vectors_digest,
         dims=dict(encoder.dims),
         counts=counts,
         data=FileEntry.of(folder / DATA, shard.paths.data, tables.data.rows),
         rejects=FileEntry.of(folder / REJECTS, shard.paths.rejects, tables.rejects.rows),
     )
+    return Embedded(manifest, reused)
 
 
 def _read(shard: PlannedShard, recipe: Recipe, counts: ReadCounts) -> Generator[Sample | Reject, None, None]:

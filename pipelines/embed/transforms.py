@@ -31,7 +31,8 @@ class EmbedShards(beam.PTransform):
     Output: PCollection[str]: URLs of the manifests.
     Parallelism: one shard is one element; shards are spread first. Within a worker, one lane per core.
     Counters: embed-shards/shards, embed-shards/shards-skipped (already committed), and of the shards embedded now
-      embed-shards/ seen = embedded + rejected, images, videos, caption_errors, ignored_members.
+      embed-shards/ seen = embedded + rejected, images, videos, caption_errors, ignored_members; reused, of the
+      embedded those whose vectors were taken over.
     Rerun: a shard with a manifest is skipped; a replayed element changes no byte.
 
     Attributes:
@@ -65,11 +66,12 @@ class _EmbedShard(beam.DoFn):
     def process(self, shard: PlannedShard, *_: Any) -> Iterator[str]:
         skipped = exists(shard.paths.manifest)
         with remembering_errors():
-            manifest = embed_shard(shard, self._encoder, self._recipe, lanes=self._lanes)
+            manifest, reused = embed_shard(shard, self._encoder, self._recipe, lanes=self._lanes)
         _count("shards-skipped" if skipped else "shards", 1)
         if not skipped:
             for name in COUNTED:
                 _count(name, getattr(manifest.counts, name))
+            _count("reused", reused)
         yield shard.paths.manifest
 
     def teardown(self) -> None:

@@ -55,7 +55,6 @@ def run(
       StaleError: index, queries and rankings do not belong together.
       InputError: a file is missing or damaged.
     """
-    folder = rankings_manifest_url.rsplit("/", 1)[0]
     url = metrics_url(rankings_manifest_url)
     if not exists(url):
         rankings = RankingsManifest.read(rankings_manifest_url)
@@ -67,7 +66,7 @@ def run(
         from pipelines.evaluate.measure import measure
         from pipelines.evaluate.metrics import rounded
 
-        data = _read(folder, rankings, queries_manifest_url, queries)
+        data = read_data(rankings_manifest_url, rankings, queries_manifest_url, queries)
         found = _facts(data, rankings, queries, index)
         if len(data.measured):
             with progress.watch(f"evaluate {job.dataset.name}", total=None, unit="queries"):
@@ -103,23 +102,19 @@ def _facts(data: "Data", rankings: RankingsManifest, queries: QueriesManifest, i
     }
 
 
-def _read(folder: str, rankings: RankingsManifest, queries_url: str, queries: QueriesManifest) -> "Data":
-    """Rankings and judgements with queries as numbers, and the queries' vectors.
-
-    Args:
-      folder: of the rankings.
-    """
+def read_data(rankings_url: str, rankings: RankingsManifest, queries_url: str, queries: QueriesManifest) -> "Data":
+    """Rankings and judgements with queries as numbers, and the queries' vectors; URLs are of the manifests."""
     from pipelines.evaluate.measure import Data
     from pipelines.evaluate.metrics import Judged, Results
 
     table = read_table(f"{queries_url.rsplit('/', 1)[0]}/{queries.data.name}", ["query_id", "split", VECTOR])
     ids = table.column("query_id").combine_chunks()
-    known = read_table(f"{folder}/{rankings.judgements.name}")
+    known = read_table(rankings.judgements.url(rankings_url))
     judged = Judged(_numbers(known, ids), known.column("item_id").to_numpy())
     measured = np.unique(judged.query)
     if rankings.beta_source == "fit":  # what beta was fitted on is never measured on
         measured = measured[table.column("split").to_numpy()[measured] == "test"]
-    ranked = read_table(f"{folder}/{rankings.data.name}", ["query_id", "item_id", "rank", "fast_rank", "slow_score"])
+    ranked = read_table(rankings.data.url(rankings_url), ["query_id", "item_id", "rank", "fast_rank", "slow_score"])
     query, item = _numbers(ranked, ids), ranked.column("item_id").to_numpy()
     return Data(
         query_ids=ids,

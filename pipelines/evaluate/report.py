@@ -13,6 +13,7 @@ from pipelines.evaluate.report_data import (
     Curve,
     CurvePoint,
     Estimate,
+    GateLine,
     Headline,
     IndexFacts,
     LevelFacts,
@@ -24,9 +25,9 @@ from pipelines.evaluate.report_data import (
     StageQuality,
 )
 from pipelines.evaluate.samples import sample_queries
-from schemas.commits import publish_bytes
+from schemas.commits import exists, publish_bytes
 from schemas.layout import Layout
-from schemas.manifests import EmbeddingManifest, Generation, LevelsEntry
+from schemas.manifests import EmbeddingManifest, GateResults, Generation, LevelsEntry
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ def gather(state: Published) -> ReportData:
         config=dict(generation.config),
         digests=_digests(state),
         versions=dict(_versions()),
+        gates=tuple(_gates(state)),
         notes=notes,
     )
 
@@ -220,6 +222,13 @@ def _ledger(manifest: EmbeddingManifest) -> ShardLedger:
         caption_errors=counts.caption_errors,
         ignored_members=counts.ignored_members,
     )
+
+
+def _gates(state: Published) -> Iterable[GateLine]:
+    url = state.layout.gates(state.generation.number)
+    if exists(url):
+        for one in GateResults.read(url).gates:
+            yield GateLine(one.gate, one.passed, one.said, one.examples)
 
 
 def _digests(state: Published) -> dict[str, str]:

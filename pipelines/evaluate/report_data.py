@@ -213,6 +213,16 @@ class ModelName:
 
 
 @dataclass(frozen=True, slots=True)
+class GateLine:
+    """One gate, what it found in words, and examples where it refused."""
+
+    gate: str
+    passed: bool
+    said: str
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
     """The whole page.
 
@@ -229,6 +239,7 @@ class ReportData:
       config: of the dataset, plain values.
       digests: name -> digest.
       versions: library -> version, of the program that wrote the page.
+      gates: what was asked of the generation before it was served; empty where nothing was.
       notes: sentences about what could not be shown.
     """
 
@@ -262,7 +273,13 @@ class ReportData:
     config: dict[str, object]
     digests: dict[str, str]
     versions: dict[str, str]
+    gates: tuple[GateLine, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def refused(self) -> bool:
+        """Whether a gate refused it, so that it was not served."""
+        return not all(line.passed for line in self.gates)
 
     @property
     def items(self) -> int:

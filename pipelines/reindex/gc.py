@@ -86,7 +86,7 @@ def _needed(layout: Layout, kept: tuple[int, ...], there: Collection[str]) -> se
     for number in kept:
         generation = Generation.read(layout.generation(number))
         needed |= named(layout, generation)
-        needed.add(layout.report(number))
+        needed |= {layout.report(number), layout.gates(number)}
         parts |= {EmbeddingManifest.read(f"{layout.root}/{part}").data.sha256 for part in generation.embeddings}
         built = IndexManifest.read(f"{layout.root}/{generation.index}")
         if built.lineage is not None:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.reindex import publish
-from pipelines.reindex.gates import final_r1
+from pipelines.reindex.gates import final_r1, read_results
 from pipelines.reindex.lock import locked
 from pipelines.reindex.named import missing
 from schemas.errors import InputError
@@ -22,6 +22,7 @@ class Entry:
       r1: of the order that is served, on test queries; None where nothing was judged.
       index: its manifest, below the root.
       served: whether it is the one.
+      refused: by a gate.
     """
 
     number: int
@@ -31,6 +32,7 @@ class Entry:
     r1: float | None
     index: str
     served: bool
+    refused: bool
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -50,9 +52,15 @@ def generations(layout: Layout) -> list[Entry]:
             r1=final_r1(one.metrics),
             index=one.index,
             served=one.number == now,
+            refused=_refused(layout, one.number),
         )
         for one in found
     ]
+
+
+def _refused(layout: Layout, number: int) -> bool:
+    results = read_results(layout, number)
+    return results is not None and not results.passed
 
 
 def rollback(layout: Layout, number: int | None = None, *, dry_run: bool = False) -> int:
@@ -66,7 +74,7 @@ def rollback(layout: Layout, number: int | None = None, *, dry_run: bool = False
       The number served now, or that would be.
 
     Raises:
-      InputError: there is no such generation, or some of its files are gone.
+      InputError: there is no such generation, it was refused by a gate, or some of its files are gone.
       BusyError: a run is at work on the dataset.
     """
     with locked(layout, "fastslow rollback"):
@@ -80,6 +88,11 @@ def rollback(layout: Layout, number: int | None = None, *, dry_run: bool = False
         if number not in publish.numbers(layout):
             known = ", ".join(map(str, publish.numbers(layout)))
             raise InputError(f"{layout.dataset}: no generation {number}; there are {known}")
+        if _refused(layout, number):
+            raise InputError(
+                f"{layout.dataset}: generation {number} was refused by a gate, see {layout.report(number)}; to serve "
+                "it all the same, raise the limit in the `publish` part of the config and run reindex"
+            )
         gone = missing(layout, Generation.read(layout.generation(number)))
         if gone:
             raise InputError(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.embed import job as embed
@@ -26,7 +27,7 @@ from pipelines.reindex.summary import Step, Summary
 from pipelines.rerank import job as rerank
 from schemas.commits import exists
 from schemas.digests import digest_value
-from schemas.errors import InputError
+from schemas.errors import InputError, LedgerError
 from schemas.jobs import Job
 from schemas.manifests import EmbeddingManifest, Generation, IndexManifest, embedding_set_digest
 
@@ -58,9 +59,18 @@ class Run:
         """The index being served, which the next one may be made of."""
         if self.served is None:
             return None
-        root = self.job.layout.root
-        parts = tuple(f"{root}/{part}" for part in self.served.embeddings)
-        return index_plan.Base(f"{root}/{self.served.index}", parts)
+        return index_plan.Base(f"{self.job.layout.root}/{self.served.index}", self.earlier)
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """Manifests of the parts being served, whose vectors are taken over where items are the same."""
+        return tuple(f"{self.job.layout.root}/{part}" for part in self.served.embeddings) if self.served else ()
+
+    @property
+    def ranked(self) -> str | None:
+        """Manifest of the rankings being served, whose scores are taken over where pairs are the same."""
+        found = self.served.rankings if self.served is not None else None
+        return f"{self.job.layout.root}/{found}" if found is not None else None
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
@@ -79,6 +89,26 @@ def run(job: Job, *, until: Stage = "reindex") -> Summary:
     """
     with locked(job.layout, f"fastslow {until}"):
         return _run(job, until)
+
+
+def replay(job: Job) -> Summary:
+    """Tries samples that were refused once more, and publishes what comes of it; nothing else is embedded again.
+
+    It helps after a failure that has passed, or a repaired program; a shard that was repaired is another shard, and
+    taken up by `run`.
+
+    Raises:
+      BusyError, FastslowError: as `run`.
+    """
+    with locked(job.layout, "fastslow replay"):
+        if prepare.pending(job):
+            raise InputError(f"{job.dataset.name} is not prepared, there is nothing to replay; run fastslow reindex")
+        shards = prepare.run(job).shards
+        todo = embed_plan.plan(job, shards, replay=True)
+        if todo.pending:
+            logger.info("%s: samples of %d shards are tried again", job.dataset.name, len(todo.pending))
+            run_apart(partial(embed.run, replay=True), job, shards)
+        return _run(job, "reindex")
 
 
 def _run(job: Job, until: Stage) -> Summary:
@@ -186,15 +216,15 @@ def _embed(state: Run) -> None:
     todo = embed_plan.plan(job, prepared.shards)
     if todo.pending or query_stage.pending(job, todo, prepared.queries):
         with state.timed("embed"):
-            run_apart(embed_and_encode_queries, job, prepared.shards, prepared.queries)
+            run_apart(embed_and_encode_queries, job, prepared.shards, prepared.queries, state.earlier)
     state.embedded = embed.run(job, prepared.shards)
     state.queries = query_stage.run(job, state.embedded, prepared.queries)
     state.summary.counts = embed.total([EmbeddingManifest.read(url) for url in state.embedded.manifests])
 
 
-def embed_and_encode_queries(job: Job, shards: Sequence[str], log: str | None) -> None:
+def embed_and_encode_queries(job: Job, shards: Sequence[str], log: str | None, earlier: Sequence[str]) -> None:
     """Everything the fast encoder is loaded for."""
-    query_stage.run(job, embed.run(job, shards), log)
+    query_stage.run(job, embed.run(job, shards, earlier), log)
 
 
 def _index(state: Run) -> None:
@@ -215,7 +245,7 @@ def index_and_search(job: Job, parts: Sequence[str], queries: str, base: index_p
 def _rerank(state: Run) -> None:
     if _pending("rerank", state):
         with state.timed("rerank"):
-            run_apart(rerank.run, state.job, state.embedded, state.candidates, state.queries)
+            run_apart(rerank.run, state.job, state.embedded, state.candidates, state.queries, state.ranked)
     state.rankings = rerank.run(state.job, state.embedded, state.candidates, state.queries)
 
 
@@ -236,14 +266,15 @@ def _publish(state: Run) -> None:
         if not exists(job.layout.report(served.number)):
             _report(state, served)
         return
-    counts, built, metrics = summary.counts, summary.index, summary.metrics
-    if counts is None or built is None or metrics is None:  # cannot be: the stages before have run
-        raise RuntimeError("publish before evaluate")
-    gates.check(job.dataset, counts=counts, index=built, metrics=metrics, served=served)
     seconds = {stage: round(value, 2) for stage, value in summary.seconds.items()}
-    fields |= {"counts": counts, "metrics": metrics, "seconds": seconds}
+    fields |= {"counts": summary.counts, "metrics": summary.metrics, "seconds": seconds}
     generation = publish.write_generation(job.layout, fields, parent=started)
-    _report(state, generation)  # first the page, then the pointer: what is served can be looked at
+    run_apart(gates.judge, job.layout, generation.number)
+    _report(state, generation)  # first the page, then the pointer: what is served, or refused, can be looked at
+    results = gates.read_results(job.layout, generation.number)
+    if results is None:
+        raise LedgerError(f"{job.layout.gates(generation.number)}: not there after the gates were asked; run again")
+    gates.refuse(results, job.layout.report(generation.number))
     publish.serve(job.layout, generation.number, expected=started)
     summary.published = generation.number
     logger.info("generation %d of %s is served", generation.number, job.dataset.name)

@@ -25,6 +25,7 @@ from pipelines.rerank.plan import (
     read_candidates,
     read_queries,
     scores_digest,
+    settings_digest,
     to_score,
 )
 from schemas.commits import exists, publish_file, read_json, staging
@@ -52,6 +53,7 @@ def run(
     embed_plan: EmbedPlan,
     candidates_manifest_url: str,
     queries_manifest_url: str,
+    earlier: str | None = None,
     *,
     lanes: int | None = None,
 ) -> str:
@@ -62,6 +64,7 @@ def run(
 
     Args:
       embed_plan: what `pipelines.embed.job.run` returned.
+      earlier: manifest of the rankings being served; pairs that were scored for them are not scored again.
       lanes: threads a worker uses; None: one per core.
 
     Returns:
@@ -88,7 +91,17 @@ def run(
     done: list[ScoresManifest] = []
     if scores and scorer:
         wanted = to_score(pairs, job.dataset.rerank.depth)
-        tasks = plan_shards(job, scores, names[0], shards, places=places, pairs=wanted, queries=queries)
+        tasks = plan_shards(
+            job,
+            scores,
+            names[0],
+            shards,
+            places=places,
+            pairs=wanted,
+            queries=queries,
+            settings=settings_digest(job, scorer),
+            earlier=_scores_of(earlier),
+        )
         done = _score(job, tasks, scorer, lanes)
         _refuse_too_many_gone(job, done, job.layout.scores(scores))
         pairs = fill_scores(pairs, [task.paths.data for task in tasks], query_ids)
@@ -113,6 +126,7 @@ def run(
         beta_source=beta.source,
         queries=len(query_ids),
         pair_evaluations=sum(manifest.pairs for manifest in done),
+        scores=scores,
         unscored_pairs=sum(manifest.unscored for manifest in done),
         items_encoded=sum(manifest.items for manifest in done),
         ground_truth=job.dataset.queries.ground_truth,
@@ -164,6 +178,13 @@ def _plan(job: Job, candidates_manifest_url: str, queries_manifest_url: str) -> 
     beta = _configured_beta(job)
     digest = rankings_digest(job, *names, scores=scores, beta=beta.value if beta else "fit")
     return Target(candidates, queries, names, scorer, scores, beta, job.layout.rankings(digest))
+
+
+def _scores_of(rankings_manifest_url: str | None) -> str | None:
+    """Names the pair scores that rankings were made of; None where there are none, or no such rankings any more."""
+    if rankings_manifest_url is None or not exists(rankings_manifest_url):
+        return None
+    return RankingsManifest.read(rankings_manifest_url).scores
 
 
 def _fingerprint(job: Job) -> str | None:

@@ -19,7 +19,7 @@ from schemas.embeddings import part_url
 from schemas.errors import InputError, StaleError
 from schemas.jobs import Job
 from schemas.layout import ScorePaths
-from schemas.manifests import CandidatesManifest, EmbeddingManifest, QueriesManifest
+from schemas.manifests import CandidatesManifest, EmbeddingManifest, QueriesManifest, list_manifests
 from schemas.parquet import read_table, write_table
 
 CODE_VERSION = 1
@@ -70,6 +70,8 @@ class ShardTask:
       candidates: digest of the candidates the pairs come from.
       paths: where the pairs are and the scores go.
       pairs: how many there are.
+      settings: digest of what decides the score of a given text and picture.
+      earlier: scores of an earlier set of candidates that may hold the same pairs; None: all are scored.
     """
 
     url: str
@@ -77,6 +79,18 @@ class ShardTask:
     candidates: str
     paths: ScorePaths
     pairs: int
+    settings: str
+    earlier: ScorePaths | None = None
+
+
+def settings_digest(job: Job, scorer: str) -> str:
+    """The name of all that decides the score of a given text and picture.
+
+    Args:
+      scorer: fingerprint.
+    """
+    decoding = job.dataset.embed.model_dump(mode="json", include={"frames", "jpeg_scaling"})
+    return digest_value({"code": CODE_VERSION, "scorer": scorer, "decoding": decoding})
 
 
 def scores_digest(job: Job, candidates: str, queries: str, scorer: str) -> str:
@@ -208,7 +222,16 @@ def fill_scores(pairs: Pairs, urls: Sequence[str], query_ids: pa.Array) -> Pairs
 
 
 def plan_shards(
-    job: Job, digest: str, candidates: str, shards: Shards, *, places: Places, pairs: Pairs, queries: pa.Table
+    job: Job,
+    digest: str,
+    candidates: str,
+    shards: Shards,
+    *,
+    places: Places,
+    pairs: Pairs,
+    queries: pa.Table,
+    settings: str,
+    earlier: str | None = None,
 ) -> list[ShardTask]:
     """One task for every shard that holds a candidate; writes the pairs of those not scored yet.
 
@@ -216,7 +239,10 @@ def plan_shards(
       digest: name of the set of scores.
       candidates: digest of the candidates.
       queries: the query table, for the texts.
+      settings: see `settings_digest`.
+      earlier: digest that names the scores being served, None without any; a shard takes over from the one of its name.
     """
+    before = {scores_stem(url): url for url in list_manifests(job.layout.scores(earlier))} if earlier else {}
     item = np.searchsorted(places.item_id, pairs.item_id)
     tasks = []
     for number, rows in _by_shard(item, pairs.query, places):
@@ -224,8 +250,15 @@ def plan_shards(
         paths = job.layout.score_part(digest, url, EmbeddingManifest.read(manifest_url).shard_digest)
         if not exists(paths.manifest) and not exists(paths.pairs):
             _write_pairs(paths.pairs, places.table, item[rows], queries, pairs.query[rows])
-        tasks.append(ShardTask(url, job.dataset.name, candidates, paths, rows.size))
+        old = before.get(scores_stem(paths.manifest))
+        known = ScorePaths.of(old) if old is not None and old != paths.manifest else None
+        tasks.append(ShardTask(url, job.dataset.name, candidates, paths, rows.size, settings, known))
     return tasks
+
+
+def scores_stem(manifest_url: str) -> str:
+    """Of a shard's scores: the shard's name, whatever its content was."""
+    return manifest_url.rsplit("/", 1)[-1].rpartition("-")[0]
 
 
 def _by_shard(item: np.ndarray, query: np.ndarray, places: Places) -> Iterator[tuple[int, np.ndarray]]:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from encoders.base import PairScorer
 from pipelines import progress
 from pipelines.embed.lanes import Lanes
+from pipelines.rerank.known import known_scores
 from pipelines.rerank.pictures import Item, fetch
 from pipelines.rerank.plan import ShardTask
 from pipelines.rerank.scoring import GroupScorer, Scored, Wanted, compose
@@ -67,33 +69,35 @@ def score_shard(task: ShardTask, scorer: PairScorer, recipe: Recipe, *, lanes: L
         return manifest.commit_unit(task.paths.manifest, files, subject=task.url)
 
 
-def read_wanted(url: str) -> tuple[Wanted, np.ndarray, np.ndarray]:
-    """The pairs of a shard: what to look at, and the query id and item id of each pair.
+def wanted_of(table: pa.Table) -> Wanted:
+    """What to look at for some pairs of a shard.
 
     Args:
-      url: a table of `plan.PAIRS`.
+      table: of `plan.PAIRS`, rows by position.
     """
-    table = read_table(url)
     position = table.column("position").to_numpy()
     first = np.flatnonzero(np.r_[True, position[1:] != position[:-1]]) if len(position) else np.empty(0, np.int64)
     names = ("item_id", "key", "position", "offset", "size", "content_sha256", "modality")
     items = [Item(**row) for row in table.select(names).take(first).to_pylist()]
-    wanted = Wanted(items, table.column("text").to_pylist(), np.r_[first, len(position)])
-    return wanted, table.column("query_id").combine_chunks(), table.column("item_id").combine_chunks()
+    return Wanted(items, table.column("text").to_pylist(), np.r_[first, len(position)])
 
 
 def _write(task: ShardTask, scorer: PairScorer, recipe: Recipe, lanes: Lanes, folder: Path) -> ScoresManifest:
     """Writes the two tables into `folder`; the manifest they will have."""
-    wanted, query_ids, item_ids = read_wanted(task.paths.pairs)
+    pairs = read_table(task.paths.pairs)
+    scores = known_scores(pairs, task)
+    new = np.flatnonzero(np.isnan(scores))
+    reused = scores.size - new.size
+    progress.advance(reused)
+    wanted = wanted_of(pairs.take(new))
     work = GroupScorer(scorer, wanted, rerank=recipe.rerank, embed=recipe.embed)
-    scores = np.full(len(wanted.texts), np.nan, np.float32)
     refused: list[Reject] = []
     encoded = 0
     with closing(fetch(task.url, wanted.items, recipe.embed)) as fetched:
         groups = compose(fetched, wanted, rerank=recipe.rerank, frames=work.frames)
         with closing(lanes.map(work, groups, weigh=lambda group: group.size_bytes)) as results:
             for scored in results:
-                scores[scored.pairs] = scored.scores
+                scores[new[scored.pairs]] = scored.scores
                 encoded += scored.encoded
                 refused += _refused(task, wanted, scored)
                 progress.advance(_pairs(wanted, scored))
@@ -101,7 +105,8 @@ def _write(task: ShardTask, scorer: PairScorer, recipe: Recipe, lanes: Lanes, fo
     done = np.flatnonzero(~np.isnan(scores))
     data = TableWriter(folder / "data", SCORES)
     with closing(data):
-        data.write({"query_id": query_ids.take(done), "item_id": item_ids.take(done), "slow_score": scores[done]})
+        names = {name: pairs.column(name).combine_chunks().take(done) for name in ("query_id", "item_id")}
+        data.write({**names, "slow_score": scores[done]})
     bad = TableWriter(folder / "rejects", rejects.SCHEMA)
     with closing(bad):
         table = rejects.to_table(refused)
@@ -114,6 +119,8 @@ def _write(task: ShardTask, scorer: PairScorer, recipe: Recipe, lanes: Lanes, fo
         pairs=done.size,
         items=encoded,
         unscored=scores.size - done.size,
+        settings=task.settings,
+        reused=reused,
         data=FileEntry.of(folder / "data", task.paths.data, data.rows),
         rejects=FileEntry.of(folder / "rejects", task.paths.rejects, bad.rows),
     )

@@ -20,7 +20,7 @@ from pipelines.rerank.plan import ShardTask
 from pipelines.rerank.shard import Recipe, score_shard
 from schemas.commits import exists
 
-COUNTED = ("pairs", "unscored", "items")
+COUNTED = ("pairs", "reused", "unscored", "items")
 
 
 @dataclass
@@ -31,7 +31,7 @@ class ScoreShards(beam.PTransform):
     Output: PCollection[str]: URLs of the manifests.
     Parallelism: one shard is one element; shards are spread first. Within a worker, one lane per core.
     Counters: score-shards/shards, score-shards/shards-skipped (already committed), and of the shards scored now
-      score-shards/ asked = pairs + unscored, items (encoded), rejects.
+      score-shards/ asked = pairs + unscored, reused (of the pairs), items (encoded), rejects.
     Rerun: a shard with a manifest is skipped; a replayed element changes no byte.
 
     Attributes:

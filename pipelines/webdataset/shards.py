@@ -104,8 +104,8 @@ def _named_like(url: str, name: str, fs: Any) -> str:
 def list_shards(patterns: Sequence[str], layout: Layout) -> list[Shard]:
     """The shards that patterns stand for, each with a digest of its content.
 
-    Locally the digest is SHA-256 of the file, remembered under the root's cache by path, size and time of
-    change. On a remote file system it is made from the checksum the system keeps (ETag, MD5, CRC) and the
+    Locally the digest is SHA-256 of the file, remembered under the root's cache by path, size and times of
+    writing and change. On a remote file system it is made from the checksum the system keeps (ETag, MD5, CRC) and the
     size; where it keeps none, the content is read.
 
     Raises:
@@ -123,7 +123,8 @@ def _shard(url: str, layout: Layout) -> Shard:
         info = fs.info(path)
         size = int(info.get("size") or 0)
         if isinstance(fs, LocalFileSystem):
-            stamp: str | None = str(os.stat(path).st_mtime_ns)
+            facts = os.stat(path)  # the time of change tells a rewrite from a copy that kept its time of writing
+            stamp: str | None = f"{facts.st_mtime_ns} {facts.st_ctime_ns}"
         else:
             checksum = next((str(info[name]) for name in _CHECKSUMS if info.get(name)), None)
             if checksum is not None:

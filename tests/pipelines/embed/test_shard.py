@@ -25,7 +25,8 @@ from schemas.manifests import EmbeddingManifest
 
 def embed(kit, path, layout, recipe, *, lanes=2, encoder=None) -> EmbeddingManifest:
     with Lanes(lanes) as workers:
-        return embed_shard(kit.planned(path, layout, recipe), encoder or kit.ProjectionEncoder(), recipe, lanes=workers)
+        shard = kit.planned(path, layout, recipe)
+        return embed_shard(shard, encoder or kit.ProjectionEncoder(), recipe, lanes=workers).manifest
 
 
 def mixed_members(kit) -> list[tuple[str, bytes]]:

@@ -1,6 +1,5 @@
 """A stage in its own process: its errors arrive as they were, its death is noticed, and it dies with its parent."""
 
-import functools
 import os
 import signal
 import subprocess
@@ -42,12 +41,11 @@ def test_a_process_that_dies_is_an_error_with_the_way_out(function, argument, ho
 
 def test_a_gate_keeps_its_exit_code():
     from pipelines.reindex import gates
-    from schemas.configs import DatasetConfig
-    from schemas.manifests import Counts
+    from schemas.manifests import GateResult, GateResults
 
-    check = functools.partial(gates.check, counts=Counts.zero(), index=None, metrics={}, served=None)
-    with pytest.raises(GateError, match="nothing to serve") as caught:
-        run_apart(check, DatasetConfig(name="d", encoder="e"))
+    result = GateResult(gate="size", passed=False, value=2, limit=1, said="2 is more than 1")
+    with pytest.raises(GateError, match="size: 2 is more than 1") as caught:
+        run_apart(gates.refuse, GateResults(dataset="d", number=7, gates=(result,)), "page")
     assert caught.value.exit_code == 3
 
 

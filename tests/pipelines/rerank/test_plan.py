@@ -33,7 +33,7 @@ def parts(world):
 def test_every_pair_is_planned_once_in_the_shard_of_its_picture(world, parts):
     queries, pairs, shards = parts
     places = locate(shards, np.unique(pairs.item_id))
-    tasks = plan_shards(world.job, "d" * 64, "c", shards, places=places, pairs=pairs, queries=queries)
+    tasks = plan_shards(world.job, "d" * 64, "c", shards, places=places, pairs=pairs, queries=queries, settings="s")
     found = []
     for task in tasks:
         table = read_table(task.paths.pairs)

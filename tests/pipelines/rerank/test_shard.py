@@ -22,7 +22,7 @@ def task(world):
     pairs = read_candidates(world.candidates, CandidatesManifest.read(world.candidates), ids)
     shards = [(shard.url, shard.paths.manifest) for shard in world.plan.shards]
     places = locate(shards, np.unique(pairs.item_id))
-    return plan_shards(world.job, "d" * 64, "c", shards, places=places, pairs=pairs, queries=queries)[0]
+    return plan_shards(world.job, "d" * 64, "c", shards, places=places, pairs=pairs, queries=queries, settings="s")[0]
 
 
 @pytest.fixture
