@@ -367,7 +367,8 @@ class RankingsManifest(Manifest):
     beta: float
     beta_source: str  # "fit", "config", "checkpoint" or "none"
     queries: int
-    pair_evaluations: int
+    pair_evaluations: int  # pairs with a score
+    reused_pairs: int = 0  # of which scored for an earlier generation
     scores: str | None = None  # digest that names the folder of pair scores
     unscored_pairs: int  # candidates whose picture could not be read; they rank after the scored ones
     items_encoded: int

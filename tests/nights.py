@@ -98,7 +98,7 @@ class Week:
 
 
 def make_week(folder: Path) -> Week:
-    """Eleven small shards, their captions as the query log, and another scene or two to come."""
+    """Fourteen small shards, their captions as the query log, and another scene or two to come."""
     small = ("--set", "prepare.images=240", "--set", "prepare.videos=24", "--set", "prepare.images_per_shard=24")
     fastslow("prepare", "demo", *small, cwd=folder)
     [made] = {path.parent for path in (folder / "build" / "shards").rglob("*.tar")}

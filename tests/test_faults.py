@@ -186,4 +186,4 @@ def test_a_shard_rewritten_within_the_same_size_and_time_is_seen(second_night, t
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
     log = week.night()[1]
-    assert "embedding 3 of 11 shards" in log
+    assert "embedding 3 of 14 shards" in log

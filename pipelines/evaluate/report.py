@@ -97,6 +97,7 @@ def gather(state: Published) -> ReportData:
         beta=state.beta,
         beta_source=rankings.beta_source if rankings else "none",
         pair_evaluations=rankings.pair_evaluations if rankings else 0,
+        reused_pairs=rankings.reused_pairs if rankings else 0,
         items_encoded=rankings.items_encoded if rankings else 0,
         index=_index(state),
         shards=tuple(_ledger(manifest) for manifest in manifests),

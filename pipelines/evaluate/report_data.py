@@ -235,6 +235,7 @@ class ReportData:
       measured_on: "test": those that tuned nothing; "all": nothing was fitted.
       depth: candidates a query.
       beta, beta_source: of `slow + beta * fast`.
+      pair_evaluations, reused_pairs: pairs with a slow score, and those of them that had it from an earlier generation.
       seconds: stage -> seconds of the run that made this generation.
       config: of the dataset, plain values.
       digests: name -> digest.
@@ -264,6 +265,7 @@ class ReportData:
     beta: float
     beta_source: str
     pair_evaluations: int
+    reused_pairs: int
     items_encoded: int
     index: IndexFacts
     shards: tuple[ShardLedger, ...]

@@ -126,6 +126,7 @@ def run(
         beta_source=beta.source,
         queries=len(query_ids),
         pair_evaluations=sum(manifest.pairs for manifest in done),
+        reused_pairs=sum(manifest.reused for manifest in done),
         scores=scores,
         unscored_pairs=sum(manifest.unscored for manifest in done),
         items_encoded=sum(manifest.items for manifest in done),

@@ -103,6 +103,7 @@ def report(text="a red circle left of a blue square", **changes):
         beta=3.71,
         beta_source="fit",
         pair_evaluations=40_000,
+        reused_pairs=39_000,
         items_encoded=2104,
         index=IndexFacts(
             "IVF64,Flat",
