@@ -64,27 +64,32 @@ class Run:
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
-        """Counts the seconds of a stage that has work to do."""
+        """Counts the seconds of a stage that has work to do, also of one that fails."""
         start = time.monotonic()
-        yield
-        self.summary.seconds[stage] = time.monotonic() - start
+        try:
+            yield
+        finally:
+            self.summary.seconds[stage] = time.monotonic() - start
 
 
-def run(job: Job, *, until: Stage = "reindex") -> Summary:
+def run(job: Job, *, until: Stage = "reindex", summary: Summary | None = None) -> Summary:
     """Runs everything up to and including a stage; what is done is skipped.
+
+    Args:
+      summary: filled as the run goes on, for callers that want to know how far one came that failed.
 
     Raises:
       BusyError: another run is at work on the dataset.
       FastslowError: as the stages raise; GateError when the generation is built but refused.
     """
     with locked(job.layout, f"fastslow {until}"):
-        return _run(job, until)
+        return _run(job, until, summary or Summary(job.dataset.name))
 
 
-def _run(job: Job, until: Stage) -> Summary:
+def _run(job: Job, until: Stage, summary: Summary) -> Summary:
     started = publish.current(job.layout)  # the plan is made against this; CURRENT moves only if it still stands
     served = Generation.read(job.layout.generation(started)) if started is not None else None
-    state = Run(job, Summary(job.dataset.name), served)
+    state = Run(job, summary, served)
     for stage in STAGES[: STAGES.index(until) + 1]:
         _STEPS[stage](state)
     if STAGES.index(until) >= STAGES.index("publish"):
