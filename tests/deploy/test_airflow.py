@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,12 +83,11 @@ class Airflow:
         """One run of a DAG: exit code, (state, tries) of every task, and what was logged."""
         conf = json.dumps({"options": [*SMALL, *options]})
         done = self("dags", "test", dag, day, "--conf", conf)
-        with sqlite3.connect(self.home / "airflow.db") as database:
+        with closing(sqlite3.connect(self.home / "airflow.db")) as database:
             rows = database.execute(
                 "select task_id, t.state, try_number from task_instance t join dag_run r using (run_id) "
                 "where r.id = (select max(id) from dag_run)"
             ).fetchall()
-        database.close()
         return done.returncode, {task: (state, tries) for task, state, tries in rows}, done.stdout + done.stderr
 
     def figures(self) -> dict[str, float]:

@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, Param, chain, dag, task
@@ -51,7 +52,8 @@ def fastslow(*arguments: str) -> dict[str, Any]:
 def stage(verb: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
     """The job up to and including a stage."""
     asked = params or {}
-    metrics = ["--metrics", f"{asked['metrics']}/{asked['dataset']}.prom"] if asked["metrics"] else []
+    file = f"{asked['metrics']}/{Path(asked['dataset']).stem}.prom"
+    metrics = ["--metrics", file] if asked["metrics"] else []
     return fastslow(verb, asked["dataset"], "--root", asked["root"], *metrics, *asked["options"])
 
 
