@@ -31,6 +31,7 @@ setup(
         "jinja2>=3.1",
         "numpy<2",  # autofaiss
         "pillow>=11",
+        "prometheus-client>=0.22",
         "pyarrow>=24,<26",  # 26 needs numpy 2
         "pydantic>=2.12",
         "pyyaml>=6",

@@ -5,6 +5,7 @@ Exit codes: 0 done or nothing to do, 1 error, 2 usage, 3 a gate refused, 75 try 
 
 import json
 import logging
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -14,11 +15,12 @@ import typer
 from rich.console import Console
 
 from pipelines import logs
-from schemas.errors import ConfigError, FastslowError
+from schemas.errors import ConfigError, FastslowError, exit_code
 from schemas.jobs import Job
 
 if TYPE_CHECKING:
     from pipelines.reindex.job import Stage
+    from pipelines.reindex.metrics import Record
 
 app = typer.Typer(
     name="fastslow",
@@ -39,6 +41,7 @@ Scorer = Annotated[str | None, typer.Option(help="Slow side, likewise; 'none' fo
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Any config value, e.g. rerank.depth=50.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON line on stdout instead of tables.")]
+Metrics = Annotated[str | None, typer.Option(help="After the run, however it ends: figures for node_exporter, *.prom.")]
 BeamArgs = Annotated[list[str] | None, typer.Argument(help="Beam options after --, e.g. -- --runner=FlinkRunner.")]
 Number = Annotated[int | None, typer.Option("--generation", help="Default: the one being served.")]
 
@@ -73,27 +76,33 @@ def _add(verb: "Stage", purpose: str, example: str) -> None:
         settings: Settings = None,
         dry_run: DryRun = False,
         as_json: Json = False,
+        metrics: Metrics = None,
     ) -> None:
         from pipelines.jobs import resolve_job
+        from pipelines.reindex.metrics import recorded
 
         models = {"encoder": encoder, "scorer": scorer}
-        job = resolve_job(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **models)
-        _run(job, verb, dry_run=dry_run, as_json=as_json)
+        with recorded(None if dry_run else metrics, dataset, root, until=verb) as record:
+            job = resolve_job(
+                dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **models
+            )
+            said = _run(job, verb, record, dry_run=dry_run)
+        _show(*said, as_json=as_json)
 
     command.__doc__ = f"{purpose}\n\nExample: [bold]fastslow {verb} {example}[/bold]"
     app.command(name=verb)(command)
 
 
-def _run(job: Job, verb: "Stage", *, dry_run: bool, as_json: bool) -> None:
+def _run(job: Job, verb: "Stage", record: "Record", *, dry_run: bool) -> tuple[Any, Any]:
+    """What to say, as plain values and as a table."""
     from pipelines import tables
     from pipelines.reindex import job as reindex
 
     if dry_run:
         steps = reindex.plan(job, until=verb)
-        _show([step.as_dict() for step in steps], tables.plan_table(job.dataset.name, steps), as_json=as_json)
-    else:
-        summary = reindex.run(job, until=verb)
-        _show(summary.as_dict(), tables.summary_table(summary), as_json=as_json)
+        return [step.as_dict() for step in steps], tables.plan_table(job.dataset.name, steps)
+    summary = reindex.run(job, until=verb, summary=record.begin(job))
+    return summary.as_dict(), tables.summary_table(summary)
 
 
 for _verb, (_purpose, _example) in STAGES.items():
@@ -117,6 +126,7 @@ def index(
     width: Annotated[int | None, typer.Option(min=1, help="With --plan: numbers a vector, likewise.")] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
+    metrics: Metrics = None,
 ) -> None:
     """Builds and tunes the index, and finds every query's candidates.
 
@@ -126,16 +136,19 @@ def index(
     """
     from pipelines import tables
     from pipelines.jobs import resolve_job
+    from pipelines.reindex.metrics import recorded
 
     models = {"encoder": encoder, "scorer": scorer}
-    job = resolve_job(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **models)
-    if plan:
-        from pipelines.reindex.job import estimate_index
+    with recorded(None if plan or dry_run else metrics, dataset, root, until="index") as record:
+        job = resolve_job(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **models)
+        if plan:
+            from pipelines.reindex.job import estimate_index
 
-        found = estimate_index(job, rows=rows, width=width)
-        _show(found._asdict(), tables.estimate_table(found), as_json=as_json)
-    else:
-        _run(job, "index", dry_run=dry_run, as_json=as_json)
+            found = estimate_index(job, rows=rows, width=width)
+            said: tuple[Any, Any] = (found._asdict(), tables.estimate_table(found))
+        else:
+            said = _run(job, "index", record, dry_run=dry_run)
+    _show(*said, as_json=as_json)
 
 
 @app.command()
@@ -271,7 +284,9 @@ def replay(
     encoder: Encoder = None,
     scorer: Scorer = None,
     settings: Settings = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
+    metrics: Metrics = None,
 ) -> None:
     """Tries refused samples once more, after a fix or a failure that has passed, and publishes what comes of it.
 
@@ -280,10 +295,16 @@ def replay(
     from pipelines import tables
     from pipelines.jobs import resolve_job
     from pipelines.reindex import job as reindex
+    from pipelines.reindex.metrics import recorded
 
     models = {"encoder": encoder, "scorer": scorer}
-    job = resolve_job(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **models)
-    summary = reindex.replay(job)
+    with recorded(None if dry_run else metrics, dataset, root, until="reindex") as record:
+        job = resolve_job(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **models)
+        if dry_run:
+            steps = reindex.plan_replay(job)
+            _show([step.as_dict() for step in steps], tables.plan_table(job.dataset.name, steps), as_json=as_json)
+            return
+        summary = reindex.replay(job, summary=record.begin(job))
     _show(summary.as_dict(), tables.summary_table(summary), as_json=as_json)
 
 
@@ -391,20 +412,28 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """Runs the command and ends the process with its exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a scheduler, it ends as by Ctrl-C
     try:
         app()
     except FastslowError as error:
-        _fail(f"{error}", error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on from here", 130)
+        _fail(error, f"{error}")
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code != exit_code(
+            KeyboardInterrupt()
+        ):  # typer makes one of the other
+            raise
+        _fail(KeyboardInterrupt(), "interrupted; run the same command again to go on from here")
     except Exception as error:  # noqa: BLE001 - a person gets one line, --debug the rest
-        _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+        _fail(error, f"{type(error).__name__}: {error} (--debug shows where)")
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(error: BaseException, message: str) -> None:
+    code = exit_code(error)
     if logging.getLogger(logs.OURS[0]).isEnabledFor(logging.DEBUG):
         sys.stderr.write(traceback.format_exc())
     Console(stderr=True).print(f"fastslow: {message}", style="red", soft_wrap=True, highlight=False, markup=False)
+    if "--json" in sys.argv:
+        _print_json({"arguments": sys.argv[1:], "error": type(error).__name__, "exit_code": code, "message": message})
     sys.exit(code)
 
 

@@ -1,7 +1,7 @@
 """Every exception of the project and the exit code a command ends with when it escapes.
 
 Messages say what was expected, what came, which item, and the way out.
-Exit codes: 0 done or nothing to do, 1 error, 2 usage, 3 a gate refused, 75 try later (locked).
+Exit codes: 0 done or nothing to do, 1 error, 2 usage, 3 a gate refused, 75 try later (locked), 130 interrupted.
 """
 
 
@@ -51,3 +51,16 @@ class BusyError(FastslowError):
     """Somebody else holds the lock or published first; try again later."""
 
     exit_code = 75
+
+
+def exit_code(error: BaseException | None) -> int:
+    """What a command ends with when this error escapes; 0 where none did.
+
+    >>> exit_code(BusyError("locked")), exit_code(KeyboardInterrupt()), exit_code(OSError()), exit_code(None)
+    (75, 130, 1, 0)
+    """
+    if error is None:
+        return 0
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return error.exit_code if isinstance(error, FastslowError) else 1

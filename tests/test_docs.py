@@ -28,7 +28,11 @@ def test_the_data_model_draws_the_same_folders_as_the_layout():
     assert {name for name in drawn if f"<root>/{name}/" not in text} == set()
 
 
-@pytest.mark.parametrize("page", sorted([*REPO.glob("*.md"), *REPO.glob("docs/*.md")]), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "page",
+    sorted([*REPO.glob("*.md"), *REPO.glob("docs/*.md"), *REPO.glob("deploy/**/*.md")]),
+    ids=lambda path: path.name,
+)
 def test_links_between_pages_lead_somewhere(page):
     targets = [t for t in re.findall(r"\]\(([^)#]+)", page.read_text()) if not t.startswith("http")]
     assert [t for t in targets if not (page.parent / t).exists()] == []

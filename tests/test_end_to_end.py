@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import faiss
 import numpy as np
 import pandas as pd
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 REPO = Path(__file__).resolve().parent.parent
 SMALL = ["--set", "prepare.images=160", "--set", "prepare.videos=24", "--set", "prepare.images_per_shard=48"]
@@ -47,7 +49,8 @@ def data_files(root: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("whole")  # the root is given relative to it: manifests name shards by URL
-    return folder / "build", json.loads(fastslow("reindex", "demo", "--json", *SMALL, cwd=folder))
+    asked = ["reindex", "demo", "--json", "--metrics", "demo.prom", *SMALL]
+    return folder / "build", json.loads(fastslow(*asked, cwd=folder))
 
 
 def test_every_sample_is_accounted_for_and_the_generation_is_served(built):
@@ -73,6 +76,58 @@ def test_run_again_nothing_is_done_and_no_byte_changes(built):
     assert again["published"] is None
     assert again["seconds"] == {}
     assert data_files(root) == before
+
+
+def figures(path: Path) -> dict[str, float]:
+    """Metrics by name and labels, without the dataset."""
+    families = text_string_to_metric_families(path.read_text())
+    samples = (sample for family in families for sample in family.samples)
+    return {
+        " ".join([one.name, *(one.labels[name] for name in sorted(one.labels) if name != "dataset")]): one.value
+        for one in samples
+    }
+
+
+def test_the_metrics_say_what_the_summary_says(built):
+    root, summary = built
+    told = figures(root.parent / "demo.prom")
+    assert told["fastslow_last_run_exit_code"] == 0
+    assert told["fastslow_items"] == 184
+    assert told["fastslow_index_recall_ratio 10"] == summary["index"]["recall"]
+    stages = "fastslow_last_run_stage_duration_seconds"
+    assert {stage: round(told[f"{stages} {stage}"], 2) for stage in summary["seconds"]} == summary["seconds"]
+    for side in ("fast", "reranked"):
+        expected = summary["metrics"]["text_to_image"][side]["R@5"]
+        assert told[f"fastslow_query_recall_ratio text_to_image 5 {side}"] == expected
+
+
+def test_a_refused_night_and_one_without_news(built, tmp_path):
+    root, _ = built
+    shutil.copytree(root, tmp_path / "build")
+    shutil.copy(root.parent / "demo.prom", tmp_path)
+    before = figures(tmp_path / "demo.prom")
+    asked = ["reindex", "demo", "--json", "--metrics", "demo.prom", *SMALL]
+    done = subprocess.run(
+        command(*asked, "--scorer", "none"), capture_output=True, text=True, cwd=tmp_path, env=environment()
+    )
+    assert done.returncode == 3, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["error"], said["exit_code"]) == ("GateError", 3)
+    assert "R@1 fell from" in said["message"]
+    refused = figures(tmp_path / "demo.prom")
+    changed = {name for name in before if name not in refused or refused[name] != before[name]}
+    assert {name.split()[0].removeprefix("fastslow_last_run_") for name in changed} == {
+        "exit_code",
+        "timestamp_seconds",
+        "duration_seconds",
+        "stage_duration_seconds",
+    }
+    assert refused["fastslow_last_run_exit_code"] == 3
+    assert json.loads(fastslow(*asked, cwd=tmp_path))["published"] is None
+    idle = figures(tmp_path / "demo.prom")
+    assert idle["fastslow_last_run_exit_code"] == 0
+    assert idle["fastslow_generation_number"] == 1
+    assert idle["fastslow_last_success_timestamp_seconds"] > before["fastslow_last_success_timestamp_seconds"]
 
 
 def test_the_index_opens_in_plain_faiss_and_finds_what_search_finds(built):

@@ -8,5 +8,6 @@ history  the generations there are, and the way back
 named    every file a generation names
 gc       removing what none names any more
 publish  generations and the one pointer that moves
+metrics  how the run ended and what is served, for Prometheus
 job      fastslow reindex
 """

@@ -74,47 +74,64 @@ class Run:
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
-        """Counts the seconds of a stage that has work to do."""
+        """Counts the seconds of a stage that has work to do, also of one that fails."""
         start = time.monotonic()
-        yield
-        self.summary.seconds[stage] = time.monotonic() - start
+        try:
+            yield
+        finally:
+            self.summary.seconds[stage] = time.monotonic() - start
 
 
-def run(job: Job, *, until: Stage = "reindex") -> Summary:
+def run(job: Job, *, until: Stage = "reindex", summary: Summary | None = None) -> Summary:
     """Runs everything up to and including a stage; what is done is skipped.
+
+    Args:
+      summary: filled as the run goes on, for callers that want to know how far one came that failed.
 
     Raises:
       BusyError: another run is at work on the dataset.
       FastslowError: as the stages raise; GateError when the generation is built but refused.
     """
     with locked(job.layout, f"fastslow {until}"):
-        return _run(job, until)
+        return _run(job, until, summary or Summary(job.dataset.name))
 
 
-def replay(job: Job) -> Summary:
+def replay(job: Job, *, summary: Summary | None = None) -> Summary:
     """Tries samples that were refused once more, and publishes what comes of it; nothing else is embedded again.
 
     It helps after a failure that has passed, or a repaired program; a shard that was repaired is another shard, and
     taken up by `run`.
 
-    Raises:
-      BusyError, FastslowError: as `run`.
+    Errors and arguments as of `run`.
     """
     with locked(job.layout, "fastslow replay"):
-        if prepare.pending(job):
-            raise InputError(f"{job.dataset.name} is not prepared, there is nothing to replay; run fastslow reindex")
-        shards = prepare.run(job).shards
-        todo = embed_plan.plan(job, shards, replay=True)
+        todo = _refused(job)
         if todo.pending:
             logger.info("%s: samples of %d shards are tried again", job.dataset.name, len(todo.pending))
-            run_apart(partial(embed.run, replay=True), job, shards)
-        return _run(job, "reindex")
+            run_apart(partial(embed.run, replay=True), job, [shard.url for shard in todo.shards])
+        return _run(job, "reindex", summary or Summary(job.dataset.name))
 
 
-def _run(job: Job, until: Stage) -> Summary:
+def plan_replay(job: Job) -> list[Step]:
+    """What `replay` would try again."""
+    todo = _refused(job)
+    rejects = sum(EmbeddingManifest.read(shard.earlier).counts.rejected for shard in todo.pending if shard.earlier)
+    return [
+        Step("embed", "to do" if todo.pending else "done", f"{rejects} refused samples of {len(todo.pending)} shards")
+    ]
+
+
+def _refused(job: Job) -> embed_plan.EmbedPlan:
+    """The shards, those with refused samples to do."""
+    if prepare.pending(job):
+        raise InputError(f"{job.dataset.name} is not prepared, there is nothing to replay; run fastslow reindex")
+    return embed_plan.plan(job, prepare.run(job).shards, replay=True)
+
+
+def _run(job: Job, until: Stage, summary: Summary) -> Summary:
     started = publish.current(job.layout)  # the plan is made against this; CURRENT moves only if it still stands
     served = Generation.read(job.layout.generation(started)) if started is not None else None
-    state = Run(job, Summary(job.dataset.name), served)
+    state = Run(job, summary, served)
     for stage in STAGES[: STAGES.index(until) + 1]:
         _STEPS[stage](state)
     if STAGES.index(until) >= STAGES.index("publish"):
@@ -258,19 +275,23 @@ def _evaluate(state: Run) -> None:
 
 
 def _publish(state: Run) -> None:
-    """Gates, then a generation, then CURRENT, then the page; nothing when the served one has the same content."""
+    """A generation, the gates, its page, then CURRENT; nothing when the served one has the same content."""
+    from pipelines.evaluate.report import run as write_report
+
     job, summary, served = state.job, state.summary, state.served
     started = served.number if served is not None else None
     fields = _content(state)
     if served is not None and served.content == fields["content"]:
         if not exists(job.layout.report(served.number)):
-            _report(state, served)
+            with state.timed("publish"):
+                write_report(job.layout, served)
         return
     seconds = {stage: round(value, 2) for stage, value in summary.seconds.items()}
     fields |= {"counts": summary.counts, "metrics": summary.metrics, "seconds": seconds}
     generation = publish.write_generation(job.layout, fields, parent=started)
-    run_apart(gates.judge, job.layout, generation.number)
-    _report(state, generation)  # first the page, then the pointer: what is served, or refused, can be looked at
+    with state.timed("publish"):
+        run_apart(gates.judge, job.layout, generation.number)
+        write_report(job.layout, generation)  # before the pointer: what is served, or refused, can be looked at
     results = gates.read_results(job.layout, generation.number)
     if results is None:
         raise LedgerError(f"{job.layout.gates(generation.number)}: not there after the gates were asked; run again")
@@ -278,13 +299,6 @@ def _publish(state: Run) -> None:
     publish.serve(job.layout, generation.number, expected=started)
     summary.published = generation.number
     logger.info("generation %d of %s is served", generation.number, job.dataset.name)
-
-
-def _report(state: Run, generation: Generation) -> None:
-    with state.timed("publish"):
-        from pipelines.evaluate.report import run as write_report
-
-        write_report(state.job.layout, generation)
 
 
 def _content(state: Run) -> dict[str, Any]:
