@@ -7,6 +7,8 @@ gates    what a generation must satisfy before it is served
 history  the generations there are, and the way back
 named    every file a generation names
 gc       removing what none names any more
+verify   checking a generation, reading only
+sampled  some of its items, from the picture to the index
 publish  generations and the one pointer that moves
 job      fastslow reindex
 """
