@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from packaging.version import Version
 
-from encoders.precision import capability
 from pipelines.doctor.finding import Finding, ok, warning
 
 ASK_S = 20.0
@@ -42,7 +41,7 @@ def look(torch: Mapping[str, Any]) -> Finding:
         behind = f", driver {driver.version}" if driver and driver.version else ""
         return ok("gpu", f"{', '.join(torch['devices'])}; torch {torch['version']}, CUDA {torch['cuda']}{behind}")
     if driver is None:
-        return ok("gpu", f"none, models run on the CPU (bfloat16: {capability()})")
+        return ok("gpu", "none, models run on the CPU")
     if driver.problem:
         return warning("gpu", f"nvidia-smi fails: {driver.problem}", "repair the driver; until then the CPU is used")
     there = f"{', '.join(driver.devices)}, driver {driver.version}"

@@ -1,6 +1,7 @@
 """Python and packages: versions as fastslow asks for, and what a stage needs loads together in a fresh process."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -64,9 +65,10 @@ def packages(distribution: str = "fastslow") -> Finding:
     except metadata.PackageNotFoundError:
         return warning("packages", f"{distribution} is not installed, so what it needs is not known", INSTALL)
     asked = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
-    wrong = [problem for problem in map(_problem, asked) if problem]
+    wrong = [(one, problem) for one in asked if (problem := _problem(one))]
     if wrong:
-        return error("packages", "; ".join(wrong), INSTALL)
+        wanted = " ".join(shlex.quote(str(one)) for one, _ in wrong)
+        return error("packages", "; ".join(problem for _, problem in wrong), f"make, or pip install {wanted}")
     return ok("packages", f"{len(asked)} as asked for")
 
 

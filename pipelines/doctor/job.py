@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from fsspec.core import url_to_fs
+
 from pipelines.doctor import accelerator, dataset, environment, machine, models, runner, served, store
 from pipelines.doctor.finding import Finding, error, ok
 from pipelines.index.proposal import parse_bytes
@@ -17,7 +19,7 @@ LEAST_ROOM = 1 << 30
 """Wanted on a disk whatever the dataset."""
 
 ROOM_SHARE = 0.2
-"""Of the shards' bytes: vectors, index and rankings of a few generations. Photographs take a tenth of that."""
+"""Of the shards' bytes, for what a run leaves: 4 kB an item on the demo, more with wider vectors."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def run(name: str | None, beam_args: Sequence[str] | None = None, *, root: str, 
                 findings.append(ok("config", job.dataset.name))
             except ConfigError as problem:
                 findings.append(error("config", str(problem)))
-        inputs = dataset.look(job) if job else dataset.Inputs([])
+        inputs = _inputs(job) if job else dataset.Inputs([])
         for check, look in _looks(job, inputs, root, beam_args or ()):
             findings += _guarded(check, look)
         loads = [future.result() for future in loading]
@@ -77,12 +79,11 @@ Look = Callable[[], Iterable[Finding]]
 def _looks(job: Job | None, inputs: dataset.Inputs, root: str, beam_args: Sequence[str]) -> list[tuple[str, Look]]:
     """Name and check, in order."""
     needed = LEAST_ROOM + int(ROOM_SHARE * inputs.size_bytes)
-    build = parse_bytes(job.dataset.index.build_memory, what="index.build_memory") if job else None
     looks: list[tuple[str, Look]] = [
         ("cores", lambda: [machine.cores()]),
-        ("memory", lambda: [machine.memory(build)]),
+        ("memory", lambda: [machine.memory(_build_memory(job))]),
         ("temp", lambda: [machine.room("temp", tempfile.gettempdir(), needed)]),
-        ("disk", lambda: [machine.room("disk", root, needed)] if store.is_local(root) else []),
+        ("disk", lambda: [machine.room("disk", url_to_fs(root)[1], needed)] if store.is_local(root) else []),
         ("root", lambda: store.look(root)),
     ]
     if job is not None:
@@ -101,4 +102,21 @@ def _guarded(check: str, look: Look) -> list[Finding]:
     try:
         return list(look())
     except Exception as problem:  # noqa: BLE001 - a store or a driver may raise anything
-        return [error(check, f"could not be looked at: {type(problem).__name__}: {problem}")]
+        return [_broken(check, problem)]
+
+
+def _inputs(job: Job) -> dataset.Inputs:
+    """The same for what the other checks build on."""
+    try:
+        return dataset.look(job)
+    except Exception as problem:  # noqa: BLE001 - as above
+        return dataset.Inputs([_broken("shards", problem)])
+
+
+def _broken(check: str, problem: Exception) -> Finding:
+    said = str(problem) if isinstance(problem, FastslowError) else f"{type(problem).__name__}: {problem}"
+    return error(check, f"could not be looked at: {said}")
+
+
+def _build_memory(job: Job | None) -> int | None:
+    return parse_bytes(job.dataset.index.build_memory, what="index.build_memory") if job else None

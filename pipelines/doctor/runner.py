@@ -106,7 +106,11 @@ def _flink(asked: "Understood") -> Iterator[Finding]:
         overview = dict(answer.json())
     except (requests.RequestException, ValueError) as problem:
         reason = type(problem).__name__
-        yield error("flink", f"--flink_master={master} does not answer as Flink does ({reason})", "its REST port: 8081")
+        yield error(
+            "flink",
+            f"--flink_master={master} does not answer as Flink does ({reason})",
+            "start the cluster, or give the address of its REST port, 8081 by default",
+        )
         return
     version, slots = str(overview.get("flink-version", "")), overview.get("slots-total", 0)
     wanted = asked.values["flink_version"]

@@ -62,9 +62,9 @@ def manifests(layout: Layout, generation: Generation) -> tuple[dict[str, Manifes
     return found, unreadable
 
 
-def entries(found: Mapping[str, Manifest]) -> dict[str, FileEntry]:
-    """The data files that manifests describe, by URL."""
-    return {entry.url(url): entry for url, manifest in found.items() for entry in _entries(manifest)}
+def entries(found: Mapping[str, Manifest]) -> dict[str, tuple[FileEntry, str]]:
+    """The data files that manifests describe, by URL, each with the URL of its manifest."""
+    return {entry.url(url): (entry, url) for url, manifest in found.items() for entry in _entries(manifest)}
 
 
 def measured(layout: Layout, generation: Generation) -> list[str]:

@@ -107,7 +107,7 @@ def run(layout: Layout, generation: Generation, *, items: int, seed: int | None 
     found, unreadable = named.manifests(layout, generation)
     again = f"fastslow reindex {layout.dataset}"
     back = f"until then, fastslow rollback {layout.dataset} serves the generation before"
-    remake = f"remove the manifest that names it (of a trained index, that of the index too) and run {again}; {back}"
+    remake = f"remove the manifest named (of a trained index, that of the index too) and run {again}; {back}"
     checks = [
         _check("manifests", f"run {again}; {back}", lambda: (f"{len(found)} read", unreadable)),
         _check("files", remake, partial(_files, layout, generation, found)),
@@ -139,7 +139,7 @@ def _check(name: str, remedy: str, look: Callable[[], Found]) -> Check:
 def _files(layout: Layout, generation: Generation, found: Mapping[str, Manifest]) -> Found:
     """Size and SHA-256 of every data file; files without a digest are JSON that can be read."""
     entries = named.entries(found)
-    total = sum(entry.size_bytes for entry in entries.values())
+    total = sum(entry.size_bytes for entry, _ in entries.values())
     with (
         progress.watch(f"verify {layout.dataset}", total=total, unit="files"),
         ThreadPoolExecutor(os.cpu_count()) as pool,  # SHA-256 and reads release the GIL
@@ -153,19 +153,19 @@ def _files(layout: Layout, generation: Generation, found: Mapping[str, Manifest]
     return f"{len(entries):,} files, {total / 1e6:,.1f} MB", problems
 
 
-def _damage(file: tuple[str, FileEntry]) -> str | None:
-    url, entry = file
+def _damage(file: tuple[str, tuple[FileEntry, str]]) -> str | None:
+    url, (entry, manifest) = file
     fs, path = fsspec.core.url_to_fs(url)
     try:
         size = int(fs.size(path) or 0)
         digest = digest_file(url) if size == entry.size_bytes else ""
     except FileNotFoundError:
-        return f"{url}: gone"
+        return f"{url}: gone, {manifest} names it"
     progress.advance(1, entry.size_bytes)
     if size != entry.size_bytes:
-        return f"{url}: {size} bytes, its manifest says {entry.size_bytes}"
+        return f"{url}: {size} bytes, {manifest} says {entry.size_bytes}"
     if digest != entry.sha256:
-        return f"{url}: SHA-256 is {digest[:16]}..., its manifest says {entry.sha256[:16]}..."
+        return f"{url}: SHA-256 is {digest[:16]}..., {manifest} says {entry.sha256[:16]}..."
     return None
 
 

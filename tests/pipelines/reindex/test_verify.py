@@ -18,13 +18,15 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 from pipelines.embed import job as embed
 from pipelines.index import job as index
+from pipelines.index.plan import Base
 from pipelines.reindex import named, publish, sampled, verify
 from schemas.commits import encode_json
+from schemas.configs import Append
 from schemas.embeddings import part_url, read_parts
 from schemas.errors import InputError
 from schemas.jobs import Job
 from schemas.layout import Layout
-from schemas.manifests import EmbeddingManifest, FileEntry, Generation, IndexManifest, embedding_set_digest
+from schemas.manifests import Counts, EmbeddingManifest, FileEntry, Generation, IndexManifest, embedding_set_digest
 
 CHECKS = ["manifests", "files", "agreement", "ids", "pictures", "vectors", "self-retrieval"]
 
@@ -137,14 +139,14 @@ def test_one_byte_of_a_data_file_is_noticed(job, pattern):
 
 def test_whatever_file_is_spoilt_the_files_are_not_ok(job):
     found, _ = named.manifests(job.layout, served(job.layout))
-    for url in named.entries(found):
+    for url, (_, manifest) in named.entries(found).items():
         whole = Path(url).read_bytes()
         flip(url, len(whole) // 2)
         assert url in "".join(failures(job.layout, items=0)["files"].problems)
         Path(url).write_bytes(whole[:-1])
-        assert f"{len(whole) - 1} bytes, its manifest says {len(whole)}" in str(failures(job.layout, items=0)["files"])
+        assert f"{len(whole) - 1} bytes, {manifest} says {len(whole)}" in str(failures(job.layout, items=0)["files"])
         Path(url).unlink()
-        assert f"{url}: gone" in failures(job.layout, items=0)["files"].problems
+        assert f"{url}: gone, {manifest} names it" in failures(job.layout, items=0)["files"].problems
         Path(url).write_bytes(whole)
     for url in named.measured(job.layout, served(job.layout)):
         whole = Path(url).read_bytes()
@@ -159,7 +161,7 @@ def test_a_spoilt_part_is_made_again_as_the_way_out_says(job):
     data = part_url(url, EmbeddingManifest.read(url))
     flip(data, Path(data).stat().st_size // 2)
     failed = failures(job.layout, items=0)
-    assert "remove the manifest that names it" in failed["files"].remedy
+    assert "remove the manifest named" in failed["files"].remedy
     Path(url).unlink()
     embed.run(job, job.dataset.shards)
     assert failures(job.layout) == {}
@@ -244,6 +246,32 @@ def test_a_shard_that_was_cut_off_is_noticed(job):
 
 def parts_of(layout: Layout) -> list[str]:
     return [f"{layout.root}/{part}" for part in served(layout).embeddings]
+
+
+def test_an_index_made_of_another_one_passes_with_what_is_new_and_what_is_deleted(job):
+    layout, queries, parts = job.layout, f"{job.layout.root}/{served(job.layout).queries}", parts_of(job.layout)
+    append = Append(max_unmerged=1, max_changed=1, max_error_ratio=99, max_imbalance_ratio=99)
+    config = job.dataset.index.model_copy(update={"key": "IVF4,Flat", "append": append})
+    job = replace(job, dataset=job.dataset.model_copy(update={"index": config}))
+    base = Base(index.run(job, parts[:2], queries), tuple(parts[:2]))
+    built = index.run(job, parts[1:], queries, base)
+    manifest = IndexManifest.read(built)
+    assert [segment.deleted for segment in manifest.segments] == [20, 0]
+    manifests = [EmbeddingManifest.read(url) for url in parts[1:]]
+    without_rankings(
+        layout,
+        embeddings=served(layout).embeddings[1:],
+        embeddings_digest=embedding_set_digest(manifests),
+        counts=sum((one.counts for one in manifests), Counts.zero()).model_dump(),
+        index=built.removeprefix(f"{layout.root}/"),
+    )
+    found = verify.run(layout, served(layout), items=60)
+    assert [(check.name, check.state) for check in found.checks] == [(name, "ok") for name in CHECKS]
+    assert {check.name: check.figure for check in found.checks}["ids"] == "40 items"
+    rewrite(built, tombstones=None)
+    failed = failures(layout)
+    assert "index: tombstones: 0, expected 20" in failed["agreement"].problems
+    assert failed["ids"].problems[0].startswith("20 items are in the index, in no part")
 
 
 def test_swapped_ids_beside_the_index_are_noticed(job):
