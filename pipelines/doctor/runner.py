@@ -18,11 +18,14 @@ from pipelines.doctor.store import is_local
 if TYPE_CHECKING:  # Beam is slow to load
     from pipelines.local_runner import Understood
 
-ANSWER_S = 3.0
+ANSWER_S = 5.0
 """Longest wait for a cluster, a port or the Docker daemon."""
 
 EMBEDDED = ("[local]", "[auto]")
 """Values of --flink_master that start Flink inside the job server, here."""
+
+PORTABLE = ("FlinkRunner", "PortableRunner", "SparkRunner")
+"""Runners whose workers run our code in an environment of their own."""
 
 ENVIRONMENTS = ("DOCKER", "PROCESS", "EXTERNAL", "LOOPBACK")
 
@@ -86,8 +89,9 @@ def _remote(asked: "Understood") -> Iterator[Finding]:
         endpoint = asked.values["job_endpoint"]
         if not _connects(endpoint):
             yield error("runner", f"--job_endpoint={endpoint} does not answer", "start the job server first")
-    yield from _environment(asked)
-    yield from _shipped(asked, needed=_environment_type(asked) != "LOOPBACK")
+    if asked.runner in PORTABLE:
+        yield from _environment(asked)
+        yield from _shipped(asked, needed=_environment_type(asked) != "LOOPBACK")
 
 
 def _flink(asked: "Understood") -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """Every file that a generation names, directly or through the manifests it names."""
 
 from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 from pydantic import BaseModel
 
@@ -18,6 +19,8 @@ from schemas.manifests import (
     RankingsManifest,
     TrainedManifest,
 )
+
+ManifestType = TypeVar("ManifestType", bound=Manifest)
 
 
 def named(layout: Layout, generation: Generation) -> set[str]:
@@ -65,6 +68,11 @@ def manifests(layout: Layout, generation: Generation) -> tuple[dict[str, Manifes
 def entries(found: Mapping[str, Manifest]) -> dict[str, tuple[FileEntry, str]]:
     """The data files that manifests describe, by URL, each with the URL of its manifest."""
     return {entry.url(url): (entry, url) for url, manifest in found.items() for entry in _entries(manifest)}
+
+
+def of_kind(found: Mapping[str, Manifest], kind: type[ManifestType]) -> list[tuple[str, ManifestType]]:
+    """The manifests of a kind with their URLs."""
+    return [(url, manifest) for url, manifest in found.items() if isinstance(manifest, kind)]
 
 
 def measured(layout: Layout, generation: Generation) -> list[str]:

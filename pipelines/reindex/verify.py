@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import fsspec
 import numpy as np
@@ -18,7 +18,7 @@ from pipelines import progress
 from pipelines.index.levels import read_ids
 from pipelines.index.parts import ids_of
 from pipelines.index.search import local_file, open_tombstones
-from pipelines.reindex import named, sampled
+from pipelines.reindex import agreement, named, sampled
 from pipelines.reindex.apart import run_apart
 from schemas.commits import read_json
 from schemas.configs import DatasetConfig, parse
@@ -26,27 +26,13 @@ from schemas.digests import digest_file
 from schemas.embeddings import VECTOR
 from schemas.errors import FastslowError, InputError
 from schemas.layout import Layout
-from schemas.manifests import (
-    CandidatesManifest,
-    Counts,
-    EmbeddingManifest,
-    FileEntry,
-    Generation,
-    IndexManifest,
-    Manifest,
-    QueriesManifest,
-    RankingsManifest,
-    TrainedManifest,
-    embedding_set_digest,
-)
+from schemas.manifests import EmbeddingManifest, FileEntry, Generation, IndexManifest, Manifest
 
 AGREEMENT = 0.99
 """Least cosine of a vector made again with the stored one: another machine or batch changes its last bits."""
 
 Found = tuple[str, list[str]]
 """What was measured, and what is wrong."""
-
-ManifestType = TypeVar("ManifestType", bound=Manifest)
 
 
 @dataclass(frozen=True)
@@ -106,7 +92,7 @@ def run(layout: Layout, generation: Generation, *, items: int, seed: int | None 
     seed = generation.number if seed is None else seed
     found, unreadable = named.manifests(layout, generation)
     again = f"fastslow reindex {layout.dataset}"
-    back = f"until then, fastslow rollback {layout.dataset} serves the generation before"
+    back = f"meanwhile fastslow rollback {layout.dataset} may serve the generation before"
     remake = f"remove the manifest named (of a trained index, that of the index too) and run {again}; {back}"
     checks = [
         _check("manifests", f"run {again}; {back}", lambda: (f"{len(found)} read", unreadable)),
@@ -116,12 +102,14 @@ def run(layout: Layout, generation: Generation, *, items: int, seed: int | None 
         rest = ["agreement", "ids", *(["pictures", "vectors", "self-retrieval"] if items else [])]
         checks += [Check(name, "not run", "a manifest cannot be read") for name in rest]
         return Verified(layout.dataset, generation.number, seed, tuple(checks))
+    [(index, _)] = named.of_kind(found, IndexManifest)
+    rebuild = f"remove {index} and run {again}; {back}"
     checks += [
         _check("agreement", remake, partial(_agreement, generation, found)),
-        _check("ids", remake, partial(_ids, found)),
+        _check("ids", rebuild, partial(_ids, found)),
     ]
     if items:
-        checks += _of_items(layout, generation, found, items, seed, again=again, remake=remake)
+        checks += _of_items(layout, generation, found, items, seed, again=again, rebuild=rebuild)
     return Verified(layout.dataset, generation.number, seed, tuple(checks))
 
 
@@ -161,6 +149,8 @@ def _damage(file: tuple[str, tuple[FileEntry, str]]) -> str | None:
         digest = digest_file(url) if size == entry.size_bytes else ""
     except FileNotFoundError:
         return f"{url}: gone, {manifest} names it"
+    except OSError as error:
+        return f"{url}: cannot be read ({error})"
     progress.advance(1, entry.size_bytes)
     if size != entry.size_bytes:
         return f"{url}: {size} bytes, {manifest} says {entry.size_bytes}"
@@ -170,67 +160,14 @@ def _damage(file: tuple[str, tuple[FileEntry, str]]) -> str | None:
 
 
 def _agreement(generation: Generation, found: Mapping[str, Manifest]) -> Found:
-    """What manifests say of the same thing."""
-    facts = _facts(generation, found)
+    facts = agreement.facts(generation, found)
     wrong = [f"{what}: {said}, expected {wanted}" for what, said, wanted in facts if said != wanted]
     return f"{len(facts)} facts of {len(found) + 1} manifests", wrong
 
 
-def _facts(generation: Generation, found: Mapping[str, Manifest]) -> list[tuple[str, object, object]]:
-    """(what, what is said, what follows from the others)."""
-    parts, queries, index = _all(found, EmbeddingManifest), _one(found, QueriesManifest), _one(found, IndexManifest)
-    columns = index.levels.columns if index.levels else (VECTOR,)
-    rows, digest = sum(part.data.rows for part in parts), embedding_set_digest(parts)
-    indexed = {part for segment in index.segments for part in segment.parts}
-    facts: list[tuple[str, object, object]] = [
-        ("generation: parts", len(generation.embeddings), len(parts)),
-        ("generation: counts", generation.counts, sum((part.counts for part in parts), Counts.zero())),
-        ("generation: embeddings_digest", generation.embeddings_digest, digest),
-        ("queries: distinct", queries.distinct, queries.data.rows),
-        ("index: embeddings", index.embeddings, digest),
-        ("index: queries", index.queries, queries.data.sha256),
-        ("index: encoder", index.encoder, queries.encoder),
-        ("index: rows", index.rows, rows),
-        ("index: live items of its segments", sum(segment.live for segment in index.segments), rows),
-        ("index: dim", index.dim, queries.dims.get(columns[0])),
-        ("index: parts that it or the generation lacks", len(indexed ^ {part.data.sha256 for part in parts}), 0),
-        (
-            "index: tombstones",
-            index.tombstones.rows if index.tombstones else 0,
-            sum(segment.deleted for segment in index.segments),
-        ),
-    ]
-    for part in parts:
-        facts += [
-            (f"{part.shard}: dataset", part.dataset, generation.dataset),
-            (f"{part.shard}: encoder", part.encoder, queries.encoder),
-            (f"{part.shard}: dims", part.dims, queries.dims),
-            (f"{part.shard}: rows", part.data.rows, part.counts.embedded),
-            (f"{part.shard}: rejects", part.rejects.rows, part.counts.rejected),
-        ]
-    for number, segment in enumerate(index.segments):
-        facts += [(f"index, segment {number}: {file.name}", file.rows, segment.ids.rows) for file in segment.vectors]
-    for trained in _all(found, TrainedManifest):
-        facts += [("trained: key", trained.key, index.key), ("trained: dim", trained.dim, index.dim)]
-    for candidates in _all(found, CandidatesManifest):
-        facts += [
-            ("candidates: index", candidates.index, index.digest),
-            ("candidates: queries", candidates.queries, queries.data.sha256),
-            ("candidates: rows", candidates.data.rows, queries.distinct * min(candidates.depth, index.rows)),
-        ]
-        for rankings in _all(found, RankingsManifest):
-            facts += [
-                ("rankings: candidates", rankings.candidates, candidates.digest),
-                ("rankings: encoder", rankings.encoder, queries.encoder),
-                ("rankings: queries", rankings.queries, queries.distinct),
-                ("rankings: rows", rankings.data.rows, candidates.data.rows),
-            ]
-    return facts
-
-
 def _ids(found: Mapping[str, Manifest]) -> Found:
     """The live items of the index are those of the parts, each once."""
-    index, [url] = _one(found, IndexManifest), _urls(found, IndexManifest)
+    [(url, index)] = named.of_kind(found, IndexManifest)
     problems: list[str] = []
     live = [np.empty(0, np.int64)]
     for segment, deleted in zip(index.segments, open_tombstones(index, url), strict=True):
@@ -239,7 +176,7 @@ def _ids(found: Mapping[str, Manifest]) -> Found:
             problems.append(f"{segment.ids.url(url)}: expected item ids that rise")
         live.append(ids[~np.isin(ids, deleted)])
     indexed, times = np.unique(np.concatenate(live), return_counts=True)
-    wanted = ids_of(_urls(found, EmbeddingManifest))
+    wanted = ids_of([part for part, _ in named.of_kind(found, EmbeddingManifest)])
     for what, ids in (
         ("twice in the index", indexed[times > 1]),
         ("in the parts, not in the index", np.setdiff1d(wanted, indexed)),
@@ -258,17 +195,17 @@ def _of_items(
     seed: int,
     *,
     again: str,
-    remake: str,
+    rebuild: str,
 ) -> list[Check]:
     """The checks that take single items."""
-    parts = _urls(found, EmbeddingManifest)
+    parts = [url for url, _ in named.of_kind(found, EmbeddingManifest)]
+    [(index_url, index)] = named.of_kind(found, IndexManifest)
     try:
         embed = parse(DatasetConfig, generation.config, source=layout.generation(generation.number)).embed
         sample = sampled.draw(parts, count, seed=seed)
     except (FastslowError, OSError) as error:
-        failed = Check("pictures", "FAILED", "no item could be drawn", (str(error),), remake)
+        failed = Check("pictures", "FAILED", "no item could be drawn", (str(error),), "see files")
         return [failed, *(Check(name, "not run", "no item could be drawn") for name in ("vectors", "self-retrieval"))]
-    index, [index_url] = _one(found, IndexManifest), _urls(found, IndexManifest)
     total = len(sample.items)
 
     def pictures() -> Found:
@@ -296,20 +233,9 @@ def _of_items(
         return figure, keys if total - len(lost) < needed else []
 
     changed = f"put the shards back as they were, or run {again} to take in what is there now"
+    embed_again = f"run fastslow doctor; if all is well here, remove {parts[0].rsplit('/', 1)[0]} and run {again}"
     return [
         _check("pictures", changed, pictures),
-        _check("vectors", f"{remake}. After a change of machine or libraries: fastslow doctor", vectors),
-        _check("self-retrieval", f"remove the manifest of the index and run {again}", self_retrieval),
+        _check("vectors", embed_again, vectors),
+        _check("self-retrieval", rebuild, self_retrieval),
     ]
-
-
-def _all(found: Mapping[str, Manifest], kind: type[ManifestType]) -> list[ManifestType]:
-    return [manifest for manifest in found.values() if isinstance(manifest, kind)]
-
-
-def _one(found: Mapping[str, Manifest], kind: type[ManifestType]) -> ManifestType:
-    return _all(found, kind)[0]
-
-
-def _urls(found: Mapping[str, Manifest], kind: type[Manifest]) -> list[str]:
-    return [url for url, manifest in found.items() if isinstance(manifest, kind)]

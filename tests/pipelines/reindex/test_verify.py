@@ -190,10 +190,10 @@ def test_manifests_that_do_not_agree_are_named_with_both_sides(job):
     url = without_rankings(layout)
     built = IndexManifest.read(url)
     for changes, said in [
-        ({"embeddings": "f" * 64}, "index: embeddings: ffff"),
-        ({"queries": "f" * 64}, "index: queries: ffff"),
-        ({"rows": 59}, "index: rows: 59, expected 60"),
-        ({"encoder": "another"}, "index: encoder: another"),
+        ({"embeddings": "f" * 64}, "manifest.json: embeddings: ffff"),
+        ({"queries": "f" * 64}, "manifest.json: queries: ffff"),
+        ({"rows": 59}, "manifest.json: rows: 59, expected 60"),
+        ({"encoder": "another"}, "manifest.json: encoder: another"),
     ]:
         rewrite(url, **changes)
         assert said in "\n".join(failures(layout)["agreement"].problems)
@@ -209,8 +209,8 @@ def test_manifests_that_do_not_agree_are_named_with_both_sides(job):
 def test_candidates_of_another_index_are_noticed(job):
     rewrite(f"{job.layout.root}/{served(job.layout).candidates}", index="f" * 64)
     said = only(failures(job.layout), "agreement")
-    assert "candidates: index: ffff" in said
-    assert "rankings: candidates" in said
+    assert "manifest.json: index: ffff" in said
+    assert "manifest.json: candidates: " in said
 
 
 def test_a_shard_that_is_gone_is_said_of_its_items(job):
@@ -270,7 +270,7 @@ def test_an_index_made_of_another_one_passes_with_what_is_new_and_what_is_delete
     assert {check.name: check.figure for check in found.checks}["ids"] == "40 items"
     rewrite(built, tombstones=None)
     failed = failures(layout)
-    assert "index: tombstones: 0, expected 20" in failed["agreement"].problems
+    assert f"{built}: tombstones: 0, expected 20" in failed["agreement"].problems
     assert failed["ids"].problems[0].startswith("20 items are in the index, in no part")
 
 
