@@ -30,6 +30,7 @@ setup(
         "ir-measures>=0.4",
         "jinja2>=3.1",
         "numpy<2",  # autofaiss
+        "packaging",
         "pillow>=11",
         "prometheus-client>=0.22",
         "pyarrow>=24,<26",  # 26 needs numpy 2

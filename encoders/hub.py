@@ -1,6 +1,8 @@
 """Snapshots of hub repositories: fetched once, used offline from then on, safetensors and text files only."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from encoders.model_files import CONVERT, PREPROCESSING_FILES, SHARDED_WEIGHTS, TOKENIZER_FILES, WEIGHTS, weight_files
@@ -29,17 +31,61 @@ def snapshot(repository: str, revision: str | None) -> Path:
     Raises:
       ModelError: not a hub id, or neither cache nor hub have it with safetensors weights.
     """
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # its own client, whatever that is called
-
-    try:
-        found = _cached(repository, revision)
-        if found is not None:
-            return found
+    found = cached(repository, revision)
+    if found is not None:
+        return found
+    with _in_our_words(repository, revision):
         folder = _download(repository, revision)
         if not _has_weights(folder) and revision is None and (converted := _conversion(repository)) is not None:
             logger.warning("%s has no safetensors weights; taking its conversion %s", repository, converted)
             folder = _download(repository, converted)
+    if not _has_weights(folder):
+        raise ModelError(f"{repository}: its hub repository has no safetensors weights; {CONVERT}")
+    weight_files(folder)
+    return folder
+
+
+def cached(repository: str, revision: str | None) -> Path | None:
+    """The complete copy in the local cache, the main branch's before a conversion's; None if there is none.
+
+    Raises:
+      ModelError: not a hub id.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.file_download import repo_folder_name
+
+    revisions: list[str | None] = [revision]
+    with _in_our_words(repository, revision):
+        if revision is None:
+            references = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "refs"
+            revisions += sorted(path.relative_to(references).as_posix() for path in references.glob("refs/pr/*"))
+        for name in revisions:
+            config = try_to_load_from_cache(repository, "config.json", revision=name)
+            if isinstance(config, str) and _complete(Path(config).parent):
+                return Path(config).parent
+    return None
+
+
+def offered(repository: str, revision: str | None, *, timeout_s: float) -> None:
+    """Asks the hub whether it would give a repository; fetches nothing.
+
+    Raises:
+      ModelError: not a hub id, or the hub does not answer, or not with that repository.
+    """
+    from huggingface_hub import HfApi
+
+    with _in_our_words(repository, revision):
+        HfApi().model_info(repository, revision=revision or "main", timeout=timeout_s)
+
+
+@contextmanager
+def _in_our_words(repository: str, revision: str | None) -> Iterator[None]:
+    """What the hub's client raises, as a ModelError with both ways out."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # its own client, whatever that is called
+
+    try:
+        yield
     except HFValidationError:
         raise ModelError(f"{repository}: expected an existing folder, builtin:NAME or a hub id (owner/name)") from None
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:  # OSError: offline mode, connection, not found
@@ -51,26 +97,6 @@ def snapshot(repository: str, revision: str | None) -> Path:
             f"Either connect this machine to the hub (HF_ENDPOINT names a mirror), or copy the model's folder here and "
             f"set `path` to it"
         ) from error
-    if not _has_weights(folder):
-        raise ModelError(f"{repository}: its hub repository has no safetensors weights; {CONVERT}")
-    weight_files(folder)
-    return folder
-
-
-def _cached(repository: str, revision: str | None) -> Path | None:
-    """The complete copy in the local cache, the main branch's before a conversion's; None if there is none."""
-    from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.file_download import repo_folder_name
-
-    revisions: list[str | None] = [revision]
-    if revision is None:
-        references = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "refs"
-        revisions += sorted(path.relative_to(references).as_posix() for path in references.glob("refs/pr/*"))
-    for name in revisions:
-        config = try_to_load_from_cache(repository, "config.json", revision=name)
-        if isinstance(config, str) and _complete(Path(config).parent):
-            return Path(config).parent
-    return None
 
 
 def _download(repository: str, revision: str | None) -> Path:

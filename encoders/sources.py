@@ -5,7 +5,7 @@ Light on purpose (no torch, no transformers): "is this done already?" must be an
 
 from pathlib import Path
 
-from encoders.hub import snapshot
+from encoders.hub import cached, snapshot
 from encoders.model_files import read_json
 from schemas.configs import EncoderConfig
 from schemas.errors import ConfigError, ModelError
@@ -29,6 +29,16 @@ def resolve(config: EncoderConfig) -> Path:
       ConfigError: an unknown built-in name.
       ModelError: no such folder, the hub cannot be reached and the cache has no copy, or there are no safetensors.
     """
+    return present(config) or snapshot(config.path, config.revision)
+
+
+def present(config: EncoderConfig) -> Path | None:
+    """The folder that holds a model's files without asking the hub; None for a hub model that is not in the cache.
+
+    Raises:
+      ConfigError: an unknown built-in name.
+      ModelError: a folder without a config.json, or neither a folder nor a hub id.
+    """
     if config.path.startswith(BUILTIN):
         name = config.path.removeprefix(BUILTIN)
         if name not in builtin_names():
@@ -40,7 +50,7 @@ def resolve(config: EncoderConfig) -> Path:
         if not (folder / "config.json").is_file():
             raise ModelError(f"{config.path}: expected a model folder with a config.json, found none")
         return folder
-    return snapshot(config.path, config.revision)
+    return cached(config.path, config.revision)
 
 
 def model_type(config: EncoderConfig) -> str:

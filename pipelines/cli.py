@@ -152,6 +152,35 @@ def index(
 
 
 @app.command()
+def doctor(
+    dataset: Annotated[str | None, typer.Argument(help="As for reindex; default: the machine and the root.")] = None,
+    beam_args: BeamArgs = None,
+    root: Root = "build",
+    shards: Shards = None,
+    queries: QueryLog = None,
+    encoder: Encoder = None,
+    scorer: Scorer = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Says whether a run would go well here, and the way out where it would not.
+
+    Example: [bold]fastslow doctor demo[/bold]
+
+    On a cluster: [bold]fastslow doctor demo --root s3://bucket/index -- --runner=FlinkRunner ...[/bold]
+    """
+    from pipelines import tables
+    from pipelines.doctor.job import run
+
+    if dataset is not None and dataset.startswith("-"):  # Beam's options, without a dataset
+        beam_args, dataset = [dataset, *(beam_args or ())], None
+    models = {"encoder": encoder, "scorer": scorer}
+    found = run(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **models)
+    _show(found.as_dict(), tables.findings_table(found.findings), as_json=as_json)
+    found.refuse()
+
+
+@app.command()
 def report(dataset: Dataset, root: Root = "build", generation: Number = None, dry_run: DryRun = False) -> None:
     """Writes the HTML page of a generation again, and prints where it is.
 
@@ -246,6 +275,30 @@ def rollback(
     served = history.rollback(layout, number, dry_run=dry_run)
     said = f"generation {served} {'would be' if dry_run else 'is'} served"
     _show({"dataset": layout.dataset, "generation": served}, said, as_json=as_json)
+
+
+@app.command()
+def verify(
+    dataset: Dataset,
+    root: Root = "build",
+    items: Annotated[int, typer.Option(min=0, help="To draw, encode and search for again.")] = 32,
+    generation: Number = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draw; default: the generation's number.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Checks what is published, reading only: every file, and some items from the picture to the index.
+
+    Example: [bold]fastslow verify demo --items 100[/bold]
+    """
+    from pipelines import tables
+    from pipelines.jobs import layout_of
+    from pipelines.reindex.verify import run
+    from pipelines.search import read_generation
+
+    layout = layout_of(dataset, root)
+    found = run(layout, read_generation(layout, generation), items=items, seed=seed)
+    _show(found.as_dict(), tables.verified_table(found), as_json=as_json)
+    found.refuse()
 
 
 @app.command()

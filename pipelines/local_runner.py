@@ -5,17 +5,20 @@ silently runs something else than one without. This one is always the same, and 
 in every mode, which `FnApiRunner` by itself does not.
 """
 
+import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from typing import Any, NamedTuple
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.pipeline import Pipeline
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
-from apache_beam.runners.runner import PipelineResult
+from apache_beam.runners.runner import PipelineResult, create_runner
 
-from schemas.errors import FastslowError
+from schemas.errors import ConfigError, FastslowError
 
 
 class LocalRunner(fn_runner.FnApiRunner):
@@ -36,6 +39,52 @@ def is_local(beam_args: Sequence[str]) -> bool:
     (True, False)
     """
     return not any(arg == "--runner" or arg.startswith("--runner=") for arg in beam_args)
+
+
+class Understood(NamedTuple):
+    """What Beam makes of some options.
+
+    Attributes:
+      runner: its class, ours where none is named.
+      local: whether it runs everything on this machine.
+      values: of all options that Beam knows, by name.
+      unknown: options that Beam drops.
+      problems: what Beam has against them; none of Dataflow's.
+    """
+
+    runner: str
+    local: bool
+    values: dict[str, Any]
+    unknown: list[str]
+    problems: list[str]
+
+
+def understood(beam_args: Sequence[str]) -> Understood:
+    """Reads options as a run would, and starts nothing.
+
+    Raises:
+      ConfigError: a value does not fit its option, or there is no such runner.
+    """
+    options = PipelineOptions(list(beam_args))
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):  # argparse prints, then ends the process
+            values = options.get_all_options(retain_unknown_options=True)
+    except SystemExit:
+        raise ConfigError(f"Beam options: {said.getvalue().strip().rpartition('error: ')[2]}") from None
+    known = PipelineOptions([]).get_all_options()
+    unknown = [f"--{name}" for name in values if name not in known]
+    if is_local(beam_args):
+        return Understood(LocalRunner.__name__, True, values, unknown, [])
+    try:
+        runner = create_runner(values["runner"])
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"--runner={values['runner']}: {error}") from error
+    name = type(runner).__name__
+    local = isinstance(runner, LocalRunner) or name in StandardOptions.LOCAL_RUNNERS
+    # Of Dataflow's, Beam's validator would make a bucket where none is given.
+    problems = [] if "Dataflow" in name else PipelineOptionsValidator(options, runner).validate()
+    return Understood(name, local, values, unknown, problems)
 
 
 def new_pipeline(beam_args: Sequence[str]) -> Pipeline:

@@ -15,12 +15,18 @@ from schemas.manifests import LevelsEntry
 if TYPE_CHECKING:  # the measuring libraries are slow to load
     from pipelines.claims.findings import Finding
     from pipelines.claims.papers import Claim
+    from pipelines.doctor.finding import Finding as Looked
     from pipelines.evaluate.report_data import RejectGroup
     from pipelines.index.estimate import Estimate
     from pipelines.reindex.history import Entry
+    from pipelines.reindex.verify import Verified
 
 _VERDICTS = {"holds": "green", "does not hold": "red", "not tested": "dim"}
 _STATES = {"done": "green", "to do": "yellow", "after": "dim"}
+_CHECKED = {"ok": "green", "warning": "yellow", "not run": "dim", "error": "red", "FAILED": "red"}
+
+SHOWN = 5
+"""Problems named of one check; the others are counted."""
 
 
 def plan_table(dataset: str, steps: Sequence[Step]) -> Table:
@@ -78,6 +84,39 @@ def rejects_table(dataset: str, groups: "Sequence[RejectGroup]") -> Table | str:
     for group in groups:
         samples = "\n".join(f"{one.key} in {one.shard.rsplit('/', 1)[-1]}: {one.message}" for one in group.examples)
         table.add_row(f"{group.count:,}", group.stage, group.error, Text(samples))
+    return table
+
+
+def verified_table(found: "Verified") -> Table:
+    """A line a check, its problems and the way out below it."""
+    title = f"generation {found.generation} of {found.dataset}, items drawn with seed {found.seed}"
+    table = _checks_table(title)
+    for check in found.checks:
+        table.add_row(check.name, Text(check.state, style=_CHECKED[check.state]), Text(check.figure))
+        for problem in check.problems[:SHOWN]:
+            table.add_row("", "", Text(problem))
+        if len(check.problems) > SHOWN:
+            table.add_row("", "", f"and {len(check.problems) - SHOWN:,} more")
+        if check.remedy:
+            table.add_row("", "", Text(f"-> {check.remedy}", style="dim"))
+    return table
+
+
+def findings_table(findings: "Sequence[Looked]") -> Table:
+    """A line a finding, the way out below it."""
+    table = _checks_table("would a run go well here?")
+    for finding in findings:
+        table.add_row(finding.check, Text(finding.state, style=_CHECKED[finding.state]), Text(finding.found))
+        if finding.remedy:
+            table.add_row("", "", Text(f"-> {finding.remedy}", style="dim"))
+    return table
+
+
+def _checks_table(title: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
+    for name in ("check", "state"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("found", overflow="fold")
     return table
 
 

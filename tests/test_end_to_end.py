@@ -156,6 +156,15 @@ def test_search_reranks_and_draws_a_contact_sheet(built, tmp_path):
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
+def test_it_verifies_each_stage_of_the_check_in_a_process_of_its_own(built):
+    root, _ = built
+    found = json.loads(fastslow("verify", "demo", "--items", "12", "--json", cwd=root.parent))
+    assert [(check["name"], check["state"]) for check in found["checks"]] == [
+        (name, "ok") for name in ("manifests", "files", "agreement", "ids", "pictures", "vectors", "self-retrieval")
+    ]
+    assert {check["name"]: check["figure"] for check in found["checks"]}["vectors"].startswith("12 encoded again")
+
+
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_with_the_same_bytes(built, tmp_path):
     root, _ = built

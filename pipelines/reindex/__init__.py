@@ -7,6 +7,9 @@ gates    what a generation must satisfy before it is served
 history  the generations there are, and the way back
 named    every file a generation names
 gc       removing what none names any more
+verify   checking a generation, reading only
+agreement  what its manifests say of each other
+sampled  some of its items, from the picture to the index
 publish  generations and the one pointer that moves
 metrics  how the run ended and what is served, for Prometheus
 job      fastslow reindex

@@ -7,22 +7,27 @@ import signal
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pipelines import logs
 from schemas.errors import FastslowError
 
 logger = logging.getLogger(__name__)
 
+ResultType = TypeVar("ResultType")
+
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
-def run_apart(function: Callable[..., Any], *arguments: Any) -> None:
+def run_apart(function: Callable[..., ResultType], *arguments: Any) -> ResultType:
     """Calls a function of an importable module in a fresh process and waits.
 
     Args:
-      function: its return value is dropped; results are manifests on disk.
-      arguments: picklable.
+      function: a stage leaves its results as manifests on disk; what it returns is small.
+      arguments: picklable, as what it returns.
+
+    Returns:
+      What the function returned.
 
     Raises:
       FastslowError: as raised by the function, or when its process was killed.
@@ -35,9 +40,9 @@ def run_apart(function: Callable[..., Any], *arguments: Any) -> None:
     process.start()
     sender.close()
     try:
-        failure: BaseException | None = receiver.recv()
+        result, failure = receiver.recv()
     except EOFError:
-        failure = None
+        result = failure = None
     except KeyboardInterrupt:
         process.terminate()
         process.join()
@@ -51,20 +56,20 @@ def run_apart(function: Callable[..., Any], *arguments: Any) -> None:
         raise FastslowError(
             f"the process of this stage died ({how}){hint}. Run the same command again to go on from here"
         )
+    return cast(ResultType, result)
 
 
 def _call(sender: Connection, level: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)  # a killed run leaves no worker behind
     signal.signal(signal.SIGTERM, _interrupt)
     logs.configure(level or logging.INFO)
+    answer: tuple[Any, BaseException | None]
     try:
-        function(*arguments)
+        answer = function(*arguments), None
     except BaseException as error:  # noqa: BLE001 - whatever it is, it goes to the parent
-        sender.send(_portable(error))
-    else:
-        sender.send(None)
-    finally:
-        sender.close()
+        answer = None, _portable(error)
+    sender.send(answer)
+    sender.close()
 
 
 def _interrupt(*_: object) -> None:

@@ -14,11 +14,11 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 
-from schemas.commits import commit_json, encode_json, publish_bytes, read_json
+from schemas.commits import commit_json, encode_json, exists, publish_bytes, read_json
 from schemas.errors import BusyError, InputError
 from schemas.layout import Layout
 
@@ -51,6 +51,30 @@ def locked(layout: Layout, purpose: str) -> Iterator[None]:
         beating.join()
         if (_read(url) or {}).get("token") == mine:
             _remove(url)
+
+
+class Held(NamedTuple):
+    """A lock that is there: whose, and why it means nothing any more (None where it does)."""
+
+    who: str
+    stale: str | None
+
+
+def held(layout: Layout) -> Held | None:
+    """Who is at work on the dataset; None for nobody.
+
+    Raises:
+      InputError: the lock is there but cannot be read.
+    """
+    try:
+        found = read_json(layout.lock())
+    except InputError:
+        if not exists(layout.lock()):
+            return None
+        raise
+    if not isinstance(found, dict):
+        raise InputError(f"{layout.lock()}: expected a lock, got {found!r}")
+    return Held(_who(found), _stale(found))
 
 
 def _take(url: str, token: str, purpose: str, dataset: str) -> None:

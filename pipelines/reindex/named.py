@@ -1,18 +1,26 @@
 """Every file that a generation names, directly or through the manifests it names."""
 
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+from pydantic import BaseModel
+
 from schemas.commits import exists
-from schemas.embeddings import part_url
 from schemas.errors import InputError
 from schemas.layout import Layout
 from schemas.manifests import (
     CandidatesManifest,
     EmbeddingManifest,
+    FileEntry,
     Generation,
     IndexManifest,
+    Manifest,
     QueriesManifest,
     RankingsManifest,
     TrainedManifest,
 )
+
+ManifestType = TypeVar("ManifestType", bound=Manifest)
 
 
 def named(layout: Layout, generation: Generation) -> set[str]:
@@ -21,23 +29,10 @@ def named(layout: Layout, generation: Generation) -> set[str]:
     Raises:
       InputError: a manifest is gone or damaged.
     """
-    root = layout.root
-    found = {layout.generation(generation.number)}
-    for url in (f"{root}/{part}" for part in generation.embeddings):
-        manifest = EmbeddingManifest.read(url)
-        found |= {url, part_url(url, manifest), manifest.rejects.url(url)}
-    url = f"{root}/{generation.queries}"
-    found |= {url, QueriesManifest.read(url).data.url(url)}
-    found |= _of_index(layout, f"{root}/{generation.index}")
-    if generation.candidates is not None:
-        url = f"{root}/{generation.candidates}"
-        found |= {url, CandidatesManifest.read(url).data.url(url)}
-    if generation.rankings is not None:
-        url = f"{root}/{generation.rankings}"
-        rankings = RankingsManifest.read(url)
-        folder = url.rsplit("/", 1)[0]
-        found |= {url, rankings.data.url(url), rankings.judgements.url(url), f"{folder}/metrics.json"}
-    return found
+    found, unreadable = manifests(layout, generation)
+    if unreadable:
+        raise InputError(unreadable[0])
+    return {layout.generation(generation.number), *found, *entries(found), *measured(layout, generation)}
 
 
 def missing(layout: Layout, generation: Generation) -> list[str]:
@@ -48,17 +43,54 @@ def missing(layout: Layout, generation: Generation) -> list[str]:
         return [str(error)]
 
 
-def _of_index(layout: Layout, url: str) -> set[str]:
-    """Its manifest, tuning and times; the files of its segments, wherever they lie; what it was trained to."""
-    manifest = IndexManifest.read(url)
-    folder = url.rsplit("/", 1)[0]
-    found = {url, f"{folder}/tuning.json", f"{folder}/timings.json"}
-    for segment in manifest.segments:
-        found |= {entry.url(url) for entry in (segment.lists, segment.ids, *segment.vectors)}
-    found.add(manifest.truth.url(url))
-    if manifest.tombstones is not None:
-        found.add(manifest.tombstones.url(url))
-    if manifest.lineage is not None:
-        trained = f"{layout.trained(manifest.lineage.trained)}/manifest.json"
-        found |= {trained, TrainedManifest.read(trained).data.url(trained)}
+def manifests(layout: Layout, generation: Generation) -> tuple[dict[str, Manifest], list[str]]:
+    """The manifests that a generation names, by URL, and what is wrong with those that cannot be read."""
+    root = layout.root
+    wanted: list[tuple[str, type[Manifest]]] = [(f"{root}/{part}", EmbeddingManifest) for part in generation.embeddings]
+    wanted += [(f"{root}/{generation.queries}", QueriesManifest), (f"{root}/{generation.index}", IndexManifest)]
+    if generation.candidates is not None:
+        wanted.append((f"{root}/{generation.candidates}", CandidatesManifest))
+    if generation.rankings is not None:
+        wanted.append((f"{root}/{generation.rankings}", RankingsManifest))
+    found: dict[str, Manifest] = {}
+    unreadable: list[str] = []
+    for url, kind in wanted:  # grows by what an index was trained to
+        try:
+            found[url] = manifest = kind.read(url)
+        except InputError as error:
+            unreadable.append(str(error))
+            continue
+        if isinstance(manifest, IndexManifest) and manifest.lineage is not None:
+            wanted.append((f"{layout.trained(manifest.lineage.trained)}/manifest.json", TrainedManifest))
+    return found, unreadable
+
+
+def entries(found: Mapping[str, Manifest]) -> dict[str, tuple[FileEntry, str]]:
+    """The data files that manifests describe, by URL, each with the URL of its manifest."""
+    return {entry.url(url): (entry, url) for url, manifest in found.items() for entry in _entries(manifest)}
+
+
+def of_kind(found: Mapping[str, Manifest], kind: type[ManifestType]) -> list[tuple[str, ManifestType]]:
+    """The manifests of a kind with their URLs."""
+    return [(url, manifest) for url, manifest in found.items() if isinstance(manifest, kind)]
+
+
+def measured(layout: Layout, generation: Generation) -> list[str]:
+    """URLs of the files that say how good a generation is and how fast; no manifest holds their digests."""
+    index = f"{layout.root}/{generation.index}".rsplit("/", 1)[0]
+    found = [f"{index}/tuning.json", f"{index}/timings.json"]
+    if generation.rankings is not None:
+        found.append(f"{layout.root}/{generation.rankings}".rsplit("/", 1)[0] + "/metrics.json")
     return found
+
+
+def _entries(value: object) -> Iterator[FileEntry]:
+    """The files in a manifest, in its fields and in theirs."""
+    if isinstance(value, FileEntry):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _entries(getattr(value, name))
+    elif isinstance(value, tuple):
+        for one in value:
+            yield from _entries(one)

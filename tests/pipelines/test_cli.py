@@ -25,7 +25,7 @@ def fastslow(*arguments: str, cwd: Path = REPO) -> subprocess.CompletedProcess[s
     )
 
 
-READS = ("generations", "rejects")
+READS = ("generations", "rejects", "verify", "doctor")
 """Verbs that only look."""
 
 

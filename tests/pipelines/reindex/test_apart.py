@@ -20,6 +20,11 @@ def test_the_function_runs_in_another_process(tmp_path):
     assert (tmp_path / "made").is_dir()
 
 
+def test_what_the_function_returns_comes_back():
+    assert run_apart(os.getppid) == os.getpid()
+    assert run_apart(sorted, [3, 1, 2]) == [1, 2, 3]
+
+
 def test_our_errors_arrive_with_their_type_and_text(tmp_path):
     from schemas.manifests import Generation
 

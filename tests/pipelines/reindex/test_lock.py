@@ -11,9 +11,9 @@ import fsspec
 import pytest
 
 from pipelines.reindex import lock
-from pipelines.reindex.lock import locked
+from pipelines.reindex.lock import held, locked
 from schemas.commits import commit_json, read_json
-from schemas.errors import BusyError
+from schemas.errors import BusyError, InputError
 from schemas.layout import Layout
 
 
@@ -38,6 +38,28 @@ def test_the_second_waits_and_is_told_for_whom(layout):
     assert not there(layout)
     with locked(layout, "again"):
         assert read_json(layout.lock())["purpose"] == "again"
+
+
+def test_others_see_whose_it_is_and_whether_it_still_counts(layout):
+    assert held(layout) is None
+    with locked(layout, "fastslow reindex"):
+        owner = held(layout)
+        assert owner is not None
+        assert owner.who.startswith("fastslow reindex on ")
+        assert owner.stale is None
+    assert held(layout) is None
+    owner = {"token": "t", "host": "elsewhere", "pid": 1, "process_started": "1", "purpose": "a run", "heartbeat": 0.0}
+    assert commit_json(layout.lock(), owner)
+    assert "its last heartbeat was" in (held(layout).stale or "")
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_lock_that_cannot_be_read_is_an_error_for_who_looks(tmp_path, text):
+    layout = Layout(str(tmp_path), "toy")
+    Path(layout.lock()).parent.mkdir()
+    Path(layout.lock()).write_text(text)
+    with pytest.raises(InputError, match="LOCK/toy"):
+        held(layout)
 
 
 def test_it_is_let_go_when_the_run_fails(layout):
