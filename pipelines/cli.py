@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 
 Dataset = Annotated[str, typer.Argument(help="A name in configs/datasets, or a YAML file.")]
-Root = Annotated[str, typer.Option(help="Output root: a folder or any fsspec URL.")]
+Root = Annotated[str, typer.Option(help="Output root: a folder, s3://bucket/prefix or gs://bucket/prefix.")]
 Shards = Annotated[list[str] | None, typer.Option(help="Instead of the config's; braces and globs, quoted.")]
 QueryLog = Annotated[str | None, typer.Option("--queries", help="Instead of the config's: tsv, jsonl or parquet.")]
 Encoder = Annotated[str | None, typer.Option(help="Fast side: a name in configs/encoders, or a checkpoint folder.")]

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.commits import commit_json, exists, publish_file, read_json
 from schemas.digests import digest_file, digest_value
 from schemas.errors import InputError, LedgerError, StaleError
+from schemas.stores import list_files
 
 SCHEMA_VERSION = 1
 
@@ -400,8 +400,5 @@ def embedding_set_digest(manifests: list[EmbeddingManifest]) -> str:
 
 def list_manifests(folder: str) -> list[str]:
     """URLs of the manifests (`*.json`) directly in a folder, sorted; empty when there is no folder."""
-    fs, path = fsspec.core.url_to_fs(folder)
-    if not fs.exists(path):
-        return []
-    names = [name for name in fs.ls(path, detail=False, refresh=True) if name.endswith(".json")]
-    return sorted(f"{folder}/{name.rsplit('/', 1)[-1]}" for name in names)
+    below = len(folder) + 1
+    return sorted(url for url in list_files(folder) if url.endswith(".json") and "/" not in url[below:])
