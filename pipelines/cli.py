@@ -256,8 +256,8 @@ def rejects(
     from schemas.manifests import EmbeddingManifest
 
     layout = layout_of(dataset, root)
-    urls = [f"{root}/{part}" for part in read_generation(layout, generation).embeddings]
-    found = rejects_of(urls, [EmbeddingManifest.read(url) for url in urls], examples_each=examples)
+    urls = [f"{layout.root}/{part}" for part in read_generation(layout, generation).embeddings]
+    found = rejects_of(urls, EmbeddingManifest.read_all(urls), examples_each=examples)
     _show([asdict(group) for group in found], tables.rejects_table(layout.dataset, found), as_json=as_json)
 
 

@@ -17,13 +17,14 @@ from typing import Any
 
 from schemas import conditional
 from schemas.errors import InputError
-from schemas.stores import is_local, open_store
+from schemas.stores import is_local, open_store, reaching
 
 
 def exists(url: str) -> bool:
     """Whether a file is there, now."""
     fs, path = open_store(url)
-    return bool(fs.exists(path))
+    with reaching(url):
+        return bool(fs.exists(path))
 
 
 def publish_file(local: str | Path, url: str) -> None:
@@ -34,7 +35,8 @@ def publish_file(local: str | Path, url: str) -> None:
     """
     fs, path = open_store(url)
     if not is_local(fs):
-        fs.put_file(str(local), path)
+        with reaching(url):
+            fs.put_file(str(local), path)
         return
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)

@@ -6,6 +6,7 @@ and the condition travels with the request (`If-None-Match`, `If-Match`); on GCS
 (`ifGenerationMatch`); on a local disk a lock of the kernel, gone with its process, is held while reading and writing.
 """
 
+import errno
 import fcntl
 import os
 import threading
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from fsspec.implementations.memory import MemoryFileSystem
 
 from schemas.digests import digest_bytes, digest_value
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, InputError
 from schemas.layout import Layout
 from schemas.stores import EXTRAS, is_local, open_store, protocol_of, reaching
 
@@ -68,10 +69,12 @@ def create(url: str, data: bytes) -> str | None:
       The tag of what was written; None when the name was taken.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: a local disk cannot be written to.
+      InputError: the store cannot be reached, has no such bucket, or refuses.
     """
     store, path = _open(url)
-    return store.write(path, data, None)
+    with reaching(url):
+        return store.write(path, data, None)
 
 
 def replace(url: str, data: bytes, *, tag: str) -> str | None:
@@ -80,21 +83,21 @@ def replace(url: str, data: bytes, *, tag: str) -> str | None:
     Returns:
       The tag of what was written; None when it was replaced or removed meanwhile.
 
-    Raises:
-      OSError: it cannot be written.
+    Errors as `create`.
     """
     store, path = _open(url)
-    return store.write(path, data, tag)
+    with reaching(url):
+        return store.write(path, data, tag)
 
 
 def remove(url: str, *, tag: str) -> bool:
     """Removes a small file if it still is the version that `tag` names; whether this call did.
 
-    Raises:
-      OSError: it cannot be removed.
+    Errors as `create`.
     """
     store, path = _open(url)
-    return store.remove(path, tag)
+    with reaching(url):
+        return store.remove(path, tag)
 
 
 def refuse_unconditional(layout: Layout) -> None:
@@ -113,23 +116,33 @@ def refuse_unconditional(layout: Layout) -> None:
     memo = layout.cache("conditional-writes", digest_value([layout.root, *identity]))
     if read(memo) is not None:
         return
-    url = layout.cache("conditional-writes", uuid.uuid4().hex)
-    with reaching(layout.root):
-        first = create(url, b"1")
-        second = create(url, b"2")
-        third = replace(url, b"3", tag=first or "")
-        fourth = replace(url, b"4", tag=first or "")
-        left = read(url)
-        if left is not None:
-            remove(url, tag=left.tag)
-        kept = first is not None and second is None and third is not None and fourth is None
-        if not kept or left is None or left.data != b"3":
-            raise ConfigError(
-                f"{layout.root}: this store does not keep the conditions of a write (If-None-Match, If-Match), so two "
-                "runs could overwrite each other unseen; expected S3, GCS, or a server that keeps them (MinIO does). "
-                "Upgrade it, or use a local folder as --root"
-            )
-        create(memo, b"{}\n")
+    if not _keeps_conditions(layout.cache("conditional-writes", uuid.uuid4().hex)):
+        raise ConfigError(
+            f"{layout.root}: this store does not keep the conditions of a write (If-None-Match, If-Match), so two runs "
+            "could overwrite each other unseen; expected S3, GCS, or a server that keeps them. Upgrade it, or use a "
+            "local folder as --root"
+        )
+    create(memo, b"{}\n")
+
+
+def _keeps_conditions(url: str) -> bool:
+    """Whether writes to a URL that nobody else uses take place when they should, and only then."""
+    try:
+        first = create(url, b"1") or ""
+        kept = create(url, b"2") is None
+        kept &= replace(url, b"3", tag=first) is not None
+        kept &= replace(url, b"4", tag=first) is None
+    except InputError as error:
+        if (
+            getattr(error.__cause__, "errno", None) != errno.ENOSYS
+        ):  # 501: a server that knows no conditions and says so
+            raise
+        kept = False
+    left = read(url)
+    if left is None:
+        return False
+    remove(url, tag=left.tag)
+    return kept and left.data == b"3"
 
 
 def _open(url: str) -> tuple[Conditional, str]:

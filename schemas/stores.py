@@ -85,21 +85,24 @@ def list_files(folder: str) -> dict[str, dict[str, Any]]:
     """All files below a folder, URL -> what the store says of each; empty where there is no such folder."""
     fs, path = open_store(folder)
     start = len(path.rstrip("/"))
-    found = fs.find(path, detail=True)
+    with reaching(folder):
+        found = fs.find(path, detail=True)
     return {f"{folder.rstrip('/')}{name[start:]}": facts for name, facts in found.items()}
 
 
 @contextmanager
 def reaching(url: str) -> Iterator[None]:
-    """Within the block, a store that cannot be reached, or refuses, is an `InputError` that says what to do.
+    """Within the block, an object store that cannot be reached, or refuses, is an `InputError` that says what to do.
 
-    That a file is missing, or there already, is raised as it is.
+    That a file is missing, or there already, is raised as it is, and so are errors of a local disk.
     """
     try:
         yield
     except (FastslowError, FileNotFoundError, FileExistsError):
         raise
     except Exception as error:
+        if "://" not in url:
+            raise
         if "Forbidden" in str(error) or isinstance(error, PermissionError):
             _refuse(
                 url,

@@ -125,8 +125,7 @@ def open_gallery(manifest_urls: Sequence[str]) -> Gallery:
     parts: list[str] = []
     shards: list[str] = []
     ids: list[np.ndarray] = []
-    for url in manifest_urls:
-        manifest = EmbeddingManifest.read(url)
+    for url, manifest in zip(manifest_urls, EmbeddingManifest.read_all(manifest_urls), strict=True):
         parts.append(part_url(url, manifest))
         shards.append(manifest.shard)
         ids.append(read_table(parts[-1], ["item_id"]).column("item_id").to_numpy())

@@ -127,7 +127,7 @@ def sample(urls: Sequence[str], count: int, *, seed: int, level: str = LEVEL) ->
     Returns:
       The rows in the order of the parts.
     """
-    manifests = [EmbeddingManifest.read(url) for url in urls]
+    manifests = EmbeddingManifest.read_all(urls)
     sizes = np.array([m.data.rows for m in manifests], dtype=np.int64)
     total = int(sizes.sum())
     drawn = np.sort(np.random.default_rng(seed).choice(total, size=min(count, total), replace=False))

@@ -1,5 +1,6 @@
 """Opens an index and searches it: memory-mapped, at its tuned operating point, from any number of threads."""
 
+import contextlib
 import logging
 import os
 import re
@@ -273,8 +274,9 @@ def _fetch(fs: Any, path: str, local: Path, *, sha256: str, url: str) -> None:
 def _forget(cache: Path) -> None:
     """Removes fetched files that were not opened for long; who has one mapped keeps it, the system frees it after."""
     for path in cache.iterdir():
-        if _FETCHED.fullmatch(path.name) and path.stat().st_mtime < time.time() - CACHED_S:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process removes too
+            if _FETCHED.fullmatch(path.name) and path.stat().st_mtime < time.time() - CACHED_S:
+                path.unlink()
 
 
 def format_point(point: Point) -> str:

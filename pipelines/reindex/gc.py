@@ -86,7 +86,8 @@ def _needed(layout: Layout, kept: tuple[int, ...], there: Collection[str]) -> se
         generation = Generation.read(layout.generation(number))
         needed |= named(layout, generation)
         needed.add(layout.report(number))
-        parts |= {EmbeddingManifest.read(f"{layout.root}/{part}").data.sha256 for part in generation.embeddings}
+        urls = [f"{layout.root}/{part}" for part in generation.embeddings]
+        parts |= {part.data.sha256 for part in EmbeddingManifest.read_all(urls)}
         built = IndexManifest.read(f"{layout.root}/{generation.index}")
         if built.lineage is not None:
             trained.add(built.lineage.trained)

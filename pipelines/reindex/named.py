@@ -23,8 +23,8 @@ def named(layout: Layout, generation: Generation) -> set[str]:
     """
     root = layout.root
     found = {layout.generation(generation.number)}
-    for url in (f"{root}/{part}" for part in generation.embeddings):
-        manifest = EmbeddingManifest.read(url)
+    parts = [f"{root}/{part}" for part in generation.embeddings]
+    for url, manifest in zip(parts, EmbeddingManifest.read_all(parts), strict=True):
         found |= {url, part_url(url, manifest), manifest.rejects.url(url)}
     url = f"{root}/{generation.queries}"
     found |= {url, QueriesManifest.read(url).data.url(url)}

@@ -146,9 +146,10 @@ def test_what_fails_in_passing_is_read_again(s3, s3_server, fault):
     assert read_json(f"{s3}/x") == list(range(1000))
 
 
-def test_a_store_that_ignores_conditions_is_refused(s3, s3_server):
+@pytest.mark.parametrize("fault", [{"kind": "ignore"}, {"kind": "NotImplemented", "status": 501, "method": "PUT"}])
+def test_a_store_that_does_not_keep_conditions_is_refused(s3, s3_server, fault):
     layout = Layout(s3, "d")
-    s3_server.faults({"kind": "ignore"})
+    s3_server.faults(fault)
     with pytest.raises(ConfigError, match="does not keep the conditions of a write"):
         conditional.refuse_unconditional(layout)
     s3_server.faults()
