@@ -46,5 +46,5 @@ setup(
         "typer>=0.20",
         "vl-convert-python>=1.8",
     ],
-    extras_require={"s3": ["s3fs"], "gcs": ["gcsfs"], "dataflow": ["apache-beam[gcp]==2.77.0"]},
+    extras_require={"s3": ["s3fs>=2026.9"], "gcs": ["gcsfs>=2026.9"], "dataflow": ["apache-beam[gcp]==2.77.0"]},
 )

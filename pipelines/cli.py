@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 
 Dataset = Annotated[str, typer.Argument(help="A name in configs/datasets, or a YAML file.")]
-Root = Annotated[str, typer.Option(help="Output root: a folder or any fsspec URL.")]
+Root = Annotated[str, typer.Option(help="Output root: a folder, s3://bucket/prefix or gs://bucket/prefix.")]
 Shards = Annotated[list[str] | None, typer.Option(help="Instead of the config's; braces and globs, quoted.")]
 QueryLog = Annotated[str | None, typer.Option("--queries", help="Instead of the config's: tsv, jsonl or parquet.")]
 Encoder = Annotated[str | None, typer.Option(help="Fast side: a name in configs/encoders, or a checkpoint folder.")]
@@ -322,8 +322,8 @@ def rejects(
     from schemas.manifests import EmbeddingManifest
 
     layout = layout_of(dataset, root)
-    urls = [f"{root}/{part}" for part in read_generation(layout, generation).embeddings]
-    found = rejects_of(urls, [EmbeddingManifest.read(url) for url in urls], examples_each=examples)
+    urls = [f"{layout.root}/{part}" for part in read_generation(layout, generation).embeddings]
+    found = rejects_of(urls, EmbeddingManifest.read_all(urls), examples_each=examples)
     _show([asdict(group) for group in found], tables.rejects_table(layout.dataset, found), as_json=as_json)
 
 

@@ -25,7 +25,7 @@ def resolve_job(
     Args:
       dataset: a name in configs/datasets, or a YAML file.
       beam_args: Beam's own options, `--name=value`.
-      root: output root, a folder or fsspec URL.
+      root: output root, a folder, `s3://bucket/prefix` or `gs://bucket/prefix`.
       shards: replace the config's shards (and what it would prepare).
       queries: replaces the config's query log.
       encoder: replaces the config's encoder; where the config uses one model for both sides, it becomes the

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, manifests that are created once, and the one pointer that moves.
+"""Files that appear whole or not at all, and manifests that are created once.
 
 Protocol: write to a local temporary file, publish it under its
 final name in one step, then create the manifest only if it is absent. Two workers racing on one unit leave
@@ -15,26 +15,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
+from schemas import conditional
 from schemas.errors import InputError
+from schemas.stores import is_local, open_store, reaching
 
 
 def exists(url: str) -> bool:
-    """Whether a file is there."""
-    fs, path = fsspec.core.url_to_fs(url)
-    return bool(fs.exists(path))
+    """Whether a file is there, now."""
+    fs, path = open_store(url)
+    with reaching(url):
+        return bool(fs.exists(path))
 
 
 def publish_file(local: str | Path, url: str) -> None:
     """Makes a finished local file visible at `url`, complete or not at all; replaces what was there.
 
-    Locally: a copy in the target folder, fsync, rename. Remote: one put, which object stores make atomic.
+    Locally: a copy in the target folder, fsync, rename. Remote: one put, or parts that are put together by one request,
+    which object stores make atomic.
     """
-    fs, path = fsspec.core.url_to_fs(url)
-    if not isinstance(fs, LocalFileSystem):
-        fs.put_file(str(local), path)
+    fs, path = open_store(url)
+    if not is_local(fs):
+        with reaching(url):
+            fs.put_file(str(local), path)
         return
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
@@ -52,7 +54,7 @@ def publish_file(local: str | Path, url: str) -> None:
 def publish_bytes(data: bytes, url: str) -> None:
     """`publish_file` for bytes in memory."""
     with staging() as folder:
-        local = folder / "data"
+        local = folder / url.rsplit("/", 1)[-1]  # S3 takes the type of the content from the name
         local.write_bytes(data)
         publish_file(local, url)
 
@@ -75,40 +77,19 @@ def commit_json(url: str, value: Any) -> bool:
     Returns:
       True when this call created it; False when somebody had already done so (theirs stands).
     """
-    fs, path = fsspec.core.url_to_fs(url)
-    data = encode_json(value)
-    if not isinstance(fs, LocalFileSystem):
-        try:
-            fs.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
-        return True
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    staged = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(staged, "wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        try:
-            os.link(staged, path)  # fails when the name is taken: first committer wins
-        except FileExistsError:
-            return False
-        return True
-    finally:
-        os.unlink(staged)
+    return conditional.create(url, encode_json(value)) is not None
 
 
 def read_json(url: str) -> Any:
     """A manifest's value.
 
     Raises:
-      InputError: it is missing or not JSON.
+      InputError: it is missing or not JSON, or the store cannot be reached.
     """
-    fs, path = fsspec.core.url_to_fs(url)
+    held = conditional.read(url)
+    if held is None:
+        raise InputError(f"{url}: not found")
     try:
-        return json.loads(fs.cat_file(path))
-    except FileNotFoundError:
-        raise InputError(f"{url}: not found") from None
+        return json.loads(held.data)
     except ValueError as error:
         raise InputError(f"{url}: not JSON ({error}); remove it to have it made again") from error

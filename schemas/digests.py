@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-import fsspec
+from schemas.stores import open_stream
 
 CHUNK_BYTES = 1 << 20
 
@@ -27,7 +27,7 @@ def digest_value(value: Any) -> str:
 def digest_file(url: str) -> str:
     """SHA-256 of a file's content at any fsspec URL, read in 1 MiB pieces, 64 hex digits."""
     total = hashlib.sha256()
-    with fsspec.open(url, "rb") as stream:
+    with open_stream(url) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             total.update(chunk)
     return total.hexdigest()

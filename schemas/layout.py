@@ -79,7 +79,7 @@ class ScorePaths:
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths below one output root (a folder or any fsspec URL) for one dataset."""
+    """Paths below one output root (a folder, `s3://` or `gs://`) for one dataset."""
 
     root: str
     dataset: str

@@ -4,18 +4,22 @@ A manifest holds no time of day and no duration: run again, it has the same byte
 generation's manifest, which is about one night and not about content.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.commits import commit_json, exists, publish_file, read_json
 from schemas.digests import digest_file, digest_value
 from schemas.errors import InputError, LedgerError, StaleError
+from schemas.stores import is_local, list_files, open_store
 
 SCHEMA_VERSION = 1
+
+READ_AT_ONCE = 16
+"""Manifests from an object store."""
 
 
 class Manifest(BaseModel):
@@ -44,6 +48,19 @@ class Manifest(BaseModel):
             raise InputError(
                 f"{url}: not a {cls.__name__}: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}"
             ) from error
+
+    @classmethod
+    def read_all(cls, urls: Iterable[str]) -> list[Self]:
+        """The manifests at URLs, in that order; from an object store many at a time.
+
+        Raises:
+          InputError: as `read`.
+        """
+        urls = list(urls)
+        if len(urls) < 2 or is_local(open_store(urls[0])[0]):
+            return [cls.read(url) for url in urls]
+        with ThreadPoolExecutor(READ_AT_ONCE) as pool:  # each waits for the network
+            return list(pool.map(cls.read, urls))
 
     @property
     def digest(self) -> str:
@@ -438,8 +455,5 @@ def embedding_set_digest(manifests: list[EmbeddingManifest]) -> str:
 
 def list_manifests(folder: str) -> list[str]:
     """URLs of the manifests (`*.json`) directly in a folder, sorted; empty when there is no folder."""
-    fs, path = fsspec.core.url_to_fs(folder)
-    if not fs.exists(path):
-        return []
-    names = [name for name in fs.ls(path, detail=False, refresh=True) if name.endswith(".json")]
-    return sorted(f"{folder}/{name.rsplit('/', 1)[-1]}" for name in names)
+    below = len(folder) + 1
+    return sorted(url for url in list_files(folder) if url.endswith(".json") and "/" not in url[below:])

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +12,7 @@ from schemas.commits import publish_file, staging
 from schemas.digests import digest_file
 from schemas.errors import InputError
 from schemas.manifests import FileEntry
+from schemas.stores import is_object_store, open_store
 
 
 class TableWriter:
@@ -82,7 +82,7 @@ def write_table(url: str, schema: pa.Schema) -> Iterator[TableWriter]:
 
 def entry(url: str) -> FileEntry:
     """A published Parquet file's name, rows, size and digest, read back from where it lies."""
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = open_store(url)
     with fs.open(path, "rb") as stream:
         rows = pq.ParquetFile(stream).metadata.num_rows
     return FileEntry(name=url.rsplit("/", 1)[-1], rows=rows, size_bytes=fs.size(path), sha256=digest_file(url))
@@ -94,10 +94,32 @@ def read_table(url: str, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
       InputError: the file is missing, damaged, or lacks a column.
     """
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = open_store(url)
+    options = {"cache_type": "none"} if columns is not None and is_object_store(fs) else {}
     try:
-        with fs.open(path, "rb") as stream:
+        with fs.open(path, "rb", **options) as stream:
             return pq.read_table(stream, columns=None if columns is None else list(columns))
+    except FileNotFoundError:
+        raise InputError(f"{url}: not found") from None
+    except (pa.ArrowException, KeyError) as error:
+        raise InputError(f"{url}: cannot be read as Parquet ({error})") from error
+
+
+@contextmanager
+def open_table(url: str, *, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    """A table of which some row groups are to be read; from an object store only their bytes are fetched.
+
+    Args:
+      footer: its metadata, where it was read before.
+
+    Raises:
+      InputError: the file is missing, damaged, or lacks a column that is asked of it.
+    """
+    fs, path = open_store(url)
+    far = is_object_store(fs)
+    try:
+        with fs.open(path, "rb", **({"cache_type": "none"} if far else {})) as stream:
+            yield pq.ParquetFile(stream, metadata=footer, pre_buffer=far)
     except FileNotFoundError:
         raise InputError(f"{url}: not found") from None
     except (pa.ArrowException, KeyError) as error:

@@ -7,12 +7,12 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import fsspec
 import pyarrow as pa
 
 from schemas.digests import digest_bytes
 from schemas.errors import InputError
 from schemas.parquet import read_table
+from schemas.stores import open_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +137,8 @@ def read_rows(url: str) -> Iterator[dict[str, object]]:
     if not url.endswith((".tsv", ".jsonl")):
         raise InputError(f"{url}: query log: expected .tsv, .jsonl or .parquet")
     try:
-        with fsspec.open(url, "rt", encoding="utf-8-sig", newline="") as stream:
-            text = stream.read()
+        with open_stream(url) as stream:
+            text = stream.read().decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(
             f"{url}: query log not found; set queries.log in the dataset config or pass --queries"

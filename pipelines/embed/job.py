@@ -69,7 +69,7 @@ def run(
             raise StaleError(
                 f"{todo.pending[0].url} has no manifest after the run; did the shards change meanwhile? Run again"
             )
-    manifests = [EmbeddingManifest.read(url) for url in todo.manifests]
+    manifests = EmbeddingManifest.read_all(todo.manifests)
     _check_ledger(todo, manifests, job.dataset.embed.max_reject_fraction)
     _check_unique(todo, manifests, job.layout)
     return todo

@@ -93,7 +93,7 @@ def pending(job: Job, embedded: EmbedPlan, log_url: str | None) -> bool:
 def _target(job: Job, embedded: EmbedPlan, log_url: str | None) -> tuple[str, str, str, list[EmbeddingManifest]]:
     """Where the table and its manifest go, the digest of the log, and the manifests its captions come from."""
     settings = job.dataset.queries
-    manifests = [EmbeddingManifest.read(url) for url in embedded.manifests] if log_url is None else []
+    manifests = EmbeddingManifest.read_all(embedded.manifests) if log_url is None else []
     source = embedding_set_digest(manifests) if log_url is None else digest_file_of_log(log_url)
     digest = digest_value(
         {

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +13,7 @@ from schemas.configs import Embed
 from schemas.embeddings import part_url
 from schemas.errors import InputError, SampleError, StaleError
 from schemas.manifests import EmbeddingManifest
-from schemas.parquet import read_table
+from schemas.parquet import open_table, read_table
 
 _PLACE = ["item_id", "key", "position", "offset", "size", "content_sha256", "modality"]
 _SHARDS_AT_ONCE = 8  # reads wait for the disk or the network, not for a core
@@ -106,20 +105,13 @@ class Gallery:
 
     def _read(self, number: int, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
         """Chosen rows (rising) of one part."""
-        fs, path = fsspec.core.url_to_fs(self.parts[number])
-        try:
-            with fs.open(path, "rb") as stream:
-                file = pq.ParquetFile(stream, metadata=self._footers.get(number))
-                footer = self._footers.setdefault(number, file.metadata)
-                sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-                starts = np.concatenate([[0], np.cumsum(sizes)])
-                holder = np.searchsorted(starts, rows, side="right") - 1
-                groups = np.unique(holder)
-                table = file.read_row_groups(groups.tolist(), columns=list(columns)).select(list(columns))
-        except FileNotFoundError:
-            raise InputError(f"{self.parts[number]}: not found") from None
-        except (pa.ArrowException, KeyError) as error:
-            raise InputError(f"{self.parts[number]}: cannot be read as Parquet ({error})") from error
+        with open_table(self.parts[number], footer=self._footers.get(number)) as file:
+            footer = self._footers.setdefault(number, file.metadata)
+            sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+            starts = np.concatenate([[0], np.cumsum(sizes)])
+            holder = np.searchsorted(starts, rows, side="right") - 1
+            groups = np.unique(holder)
+            table = file.read_row_groups(groups.tolist(), columns=list(columns)).select(list(columns))
         begins = np.concatenate([[0], np.cumsum([sizes[group] for group in groups])])[:-1]
         return table.take(pa.array(rows - starts[holder] + begins[np.searchsorted(groups, holder)]))
 
@@ -133,8 +125,7 @@ def open_gallery(manifest_urls: Sequence[str]) -> Gallery:
     parts: list[str] = []
     shards: list[str] = []
     ids: list[np.ndarray] = []
-    for url in manifest_urls:
-        manifest = EmbeddingManifest.read(url)
+    for url, manifest in zip(manifest_urls, EmbeddingManifest.read_all(manifest_urls), strict=True):
         parts.append(part_url(url, manifest))
         shards.append(manifest.shard)
         ids.append(read_table(parts[-1], ["item_id"]).column("item_id").to_numpy())

@@ -70,7 +70,7 @@ def gather(state: Published) -> ReportData:
       InputError, StaleError: see `run`.
     """
     generation, metrics = state.generation, state.generation.metrics
-    manifests = [EmbeddingManifest.read(state.url(name)) for name in generation.embeddings]
+    manifests = EmbeddingManifest.read_all(state.url(name) for name in generation.embeddings)
     samples, notes = sample_queries(state)
     rankings = state.rankings
     return ReportData(

@@ -74,7 +74,7 @@ def beside(change: Change, plan: IndexPlan, trained: Any, filled: Filled, folder
     """The files of the base, new items in a segment of their own, those that are gone marked deleted."""
     base = change.base.manifest
     deleted = _deleted_after(change)
-    removed = {EmbeddingManifest.read(url).data.sha256 for url in change.removed}
+    removed = {part.data.sha256 for part in EmbeddingManifest.read_all(change.removed)}
     old = []
     for segment, gone in zip(change.built.segments, deleted, strict=True):
         files = _fetched(segment, base)
@@ -111,8 +111,8 @@ def mean_error(partials: Sequence[PlannedPartial], parts: Sequence[str]) -> floa
       partials: their partial indexes, finished.
       parts: embedding manifests, in the same order.
     """
-    rows = np.array([EmbeddingManifest.read(url).data.rows for url in parts])
-    errors = np.array([PartialManifest.read(one.manifest).error for one in partials])
+    rows = np.array([part.data.rows for part in EmbeddingManifest.read_all(parts)])
+    errors = np.array([made.error for made in PartialManifest.read_all(one.manifest for one in partials)])
     return round(float((rows * errors).sum() / max(1, rows.sum())), 6)
 
 
@@ -134,7 +134,7 @@ def _segment(
     (folder / inside).mkdir(exist_ok=True)
     name = LISTS if number else WHOLE
     sizes = merge_lists([data_of(one) for one in partials], folder / inside / name, index=trained, whole=not number)
-    rows = sum(EmbeddingManifest.read(url).data.rows for url in parts)
+    rows = sum(part.data.rows for part in EmbeddingManifest.read_all(parts))
     if sizes.sum() != rows:
         raise LedgerError(f"{sizes.sum()} vectors went into a segment of parts with {rows}")
     lists = FileEntry.of(folder / inside / name, name, rows)
@@ -150,7 +150,7 @@ def _described(
     lists, ids, *others = (
         entry.model_copy(update={"name": f"{inside}{entry.name}"}) for entry in (lists, ids, *vectors)
     )
-    digests = tuple(EmbeddingManifest.read(url).data.sha256 for url in parts)
+    digests = tuple(part.data.sha256 for part in EmbeddingManifest.read_all(parts))
     segment = SegmentEntry(lists=lists, ids=ids, vectors=tuple(others), parts=digests, error=error)
     return segment, (folder / lists.name, folder / ids.name, tuple(folder / entry.name for entry in others))
 

@@ -53,7 +53,7 @@ def plan_candidates(
       StaleError: the index was built of other parts, or queries and items come from different encoders.
     """
     index, queries = IndexManifest.read(index_manifest_url), QueriesManifest.read(queries_manifest_url)
-    if embedding_set_digest([EmbeddingManifest.read(url) for url in embed]) != index.embeddings:
+    if embedding_set_digest(EmbeddingManifest.read_all(embed)) != index.embeddings:
         raise StaleError(f"{index_manifest_url}: built of other embedding parts than those given; index again")
     if queries.encoder != index.encoder:
         raise StaleError(

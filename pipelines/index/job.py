@@ -173,7 +173,7 @@ class _Making:
             if todo:
                 from pipelines.index.transforms import fill_partials
 
-                rows = sum(EmbeddingManifest.read(one.part).data.rows for one in todo)
+                rows = sum(part.data.rows for part in EmbeddingManifest.read_all(one.part for one in todo))
                 with (
                     self._timed("fill"),
                     progress.watch(f"index {self.job.layout.dataset}", total=rows, unit="vectors"),

@@ -4,16 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import fsspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.index.plan import LEVEL
 from schemas.embeddings import part_url, read_parts, refuse_bad_vectors
 from schemas.errors import InputError, LedgerError, StaleError
 from schemas.manifests import EmbeddingManifest
-from schemas.parquet import read_table, vectors
+from schemas.parquet import open_table, read_table, vectors
 
 BLOCK_ROWS = 1 << 15
 """Rows handed out at once: 64 MiB of float32 at width 512, and enough for a matrix product to run at full speed."""
@@ -130,7 +127,7 @@ def sample(urls: Sequence[str], count: int, *, seed: int, level: str = LEVEL) ->
     Returns:
       The rows in the order of the parts.
     """
-    manifests = [EmbeddingManifest.read(url) for url in urls]
+    manifests = EmbeddingManifest.read_all(urls)
     sizes = np.array([m.data.rows for m in manifests], dtype=np.int64)
     total = int(sizes.sum())
     drawn = np.sort(np.random.default_rng(seed).choice(total, size=min(count, total), replace=False))
@@ -150,19 +147,12 @@ def sample(urls: Sequence[str], count: int, *, seed: int, level: str = LEVEL) ->
 
 def _read_rows(url: str, rows: np.ndarray, level: str) -> Iterator[Block]:
     """Chosen rows (ascending) of one Parquet file."""
-    fs, path = fsspec.core.url_to_fs(url)
-    try:
-        with fs.open(path, "rb") as stream:
-            file = pq.ParquetFile(stream)
-            first = 0
-            for group in range(file.metadata.num_row_groups):
-                last = first + file.metadata.row_group(group).num_rows
-                inside = rows[(rows >= first) & (rows < last)] - first
-                if inside.size:
-                    table = file.read_row_group(group, columns=["item_id", level])
-                    yield Block(table.column("item_id").to_numpy()[inside], vectors(table.column(level))[inside])
-                first = last
-    except FileNotFoundError:
-        raise InputError(f"{url}: not found") from None
-    except (pa.ArrowException, KeyError) as error:
-        raise InputError(f"{url}: cannot be read as Parquet ({error})") from error
+    with open_table(url) as file:
+        first = 0
+        for group in range(file.metadata.num_row_groups):
+            last = first + file.metadata.row_group(group).num_rows
+            inside = rows[(rows >= first) & (rows < last)] - first
+            if inside.size:
+                table = file.read_row_group(group, columns=["item_id", level])
+                yield Block(table.column("item_id").to_numpy()[inside], vectors(table.column(level))[inside])
+            first = last

@@ -107,7 +107,7 @@ def plan_index(
       InputError: no parts, no rows, no queries, a part given twice, or vectors of different widths.
       StaleError: parts or queries come from different encoders.
     """
-    read = [(EmbeddingManifest.read(url), url) for url in embedding_manifest_urls]
+    read = list(zip(EmbeddingManifest.read_all(embedding_manifest_urls), embedding_manifest_urls, strict=True))
     read.sort(key=lambda pair: (pair[0].data.sha256, pair[0].shard_digest, pair[1]))
     parts, urls = tuple(m for m, _ in read), tuple(url for _, url in read)
     queries = QueriesManifest.read(queries_manifest_url)
@@ -157,7 +157,9 @@ def _change(base: Base, parts: Sequence[EmbeddingManifest], urls: Sequence[str],
         return None
     if (built.encoder, built.config_digest) != (parts[0].encoder, wanted_config):
         return None
-    before = {url: known.get(url) or EmbeddingManifest.read(url) for url in base.parts}
+    gone = [url for url in base.parts if url not in known]
+    known |= dict(zip(gone, EmbeddingManifest.read_all(gone), strict=True))
+    before = {url: known[url] for url in base.parts}
     if embedding_set_digest(list(before.values())) != built.embeddings:
         return None
     kept = {m.data.sha256 for m in parts} & {m.data.sha256 for m in before.values()}

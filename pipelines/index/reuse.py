@@ -108,4 +108,4 @@ def removed_rows(change: Change) -> int:
 
 
 def _rows(urls: Sequence[str]) -> int:
-    return sum(EmbeddingManifest.read(url).data.rows for url in urls)
+    return sum(part.data.rows for part in EmbeddingManifest.read_all(urls))

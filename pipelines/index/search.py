@@ -1,27 +1,34 @@
 """Opens an index and searches it: memory-mapped, at its tuned operating point, from any number of threads."""
 
+import contextlib
 import logging
 import os
+import re
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
-from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.index.exact import sort_hits
 from pipelines.index.segments import Segments, open_segments
 from schemas.digests import digest_file
 from schemas.errors import InputError
 from schemas.manifests import FileEntry, IndexManifest
+from schemas.stores import is_local, open_store
 
 log = logging.getLogger(__name__)
 
+_FETCHED = re.compile(r"[0-9a-f]{64}(\.[A-Za-z0-9]+)*")  # whole ones, and what a killed process left
+
 EXTRA = 16
 """Hits fetched beyond k, so that ties at the k-th place are cut by id and not by chance."""
+
+CACHED_S = 7 * 24 * 3600.0
+"""Fetched files that were not opened for so long are removed when another is fetched."""
 
 Point = Mapping[str, int]
 """Operating point: FAISS's names (`faiss.ParameterSpace` understands the same) and values."""
@@ -156,7 +163,8 @@ def open_index(url: str, *, cache: Path | None = None) -> Searcher:
 
     Args:
       url: its folder or manifest, anywhere fsspec reads. A remote file is fetched once and checked.
-      cache: folder for fetched files; default: `fastslow/indexes` in the user's cache folder.
+      cache: folder for fetched files; default: `fastslow/indexes` in the user's cache folder (`XDG_CACHE_HOME`). They
+        are named by their digest; those that were not opened for a week are removed when another is fetched.
 
     Raises:
       InputError: no manifest, no file, or a file that is not what the manifest says.
@@ -230,15 +238,17 @@ def local_file(url: str, entry: FileEntry, cache: Path | None = None) -> Path:
     Raises:
       InputError: it is not there, or not what the manifest says.
     """
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = open_store(url)
     if not fs.exists(path):
         raise InputError(f"{url}: not found, though its manifest is there; remove the manifest to have it made again")
-    if isinstance(fs, LocalFileSystem):
+    if is_local(fs):
         local = Path(path)
     else:
         base = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastslow" / "indexes"
         local = base / f"{entry.sha256}{Path(entry.name).suffix}"
-        if not local.exists():
+        if local.exists():
+            os.utime(local)  # opened now
+        else:
             _fetch(fs, path, local, sha256=entry.sha256, url=url)
     size = local.stat().st_size
     if size != entry.size_bytes:
@@ -250,6 +260,7 @@ def _fetch(fs: Any, path: str, local: Path, *, sha256: str, url: str) -> None:
     """Copies a remote file; it appears under its name only when its digest is right."""
     log.info("fetching %s", url)
     local.parent.mkdir(parents=True, exist_ok=True)
+    _forget(local.parent)
     half = local.with_suffix(f".{uuid.uuid4().hex}.tmp")
     try:
         fs.get_file(path, str(half))
@@ -258,6 +269,14 @@ def _fetch(fs: Any, path: str, local: Path, *, sha256: str, url: str) -> None:
         half.replace(local)
     finally:
         half.unlink(missing_ok=True)
+
+
+def _forget(cache: Path) -> None:
+    """Removes fetched files that were not opened for long; who has one mapped keeps it, the system frees it after."""
+    for path in cache.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process removes too
+            if _FETCHED.fullmatch(path.name) and path.stat().st_mtime < time.time() - CACHED_S:
+                path.unlink()
 
 
 def format_point(point: Point) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import fsspec
 import numpy as np
 
 from pipelines.index.exact import exact_search, sort_hits
@@ -21,6 +20,7 @@ from schemas.digests import digest_bytes, digest_value
 from schemas.errors import InputError
 from schemas.layout import Layout
 from schemas.parquet import read_table, vectors
+from schemas.stores import open_store
 
 LEAST_FIT_QUERIES = 50
 """With fewer, all queries are used for tuning and nothing is held out."""
@@ -280,7 +280,7 @@ def _depends_on(plan: IndexPlan, config: Index, most: int) -> str:
 
 def _recalled(url: str) -> Known | None:
     """What is remembered; nothing where the memo is missing or damaged."""
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = open_store(url)
     try:
         with fs.open(path, "rb") as stream:
             return _read(stream)

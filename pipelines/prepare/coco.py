@@ -15,9 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
 from pipelines.prepare.downloads import fetch
 from pipelines.prepare.shard_writer import Packed, Progress, ShardPlan, prepared_folder, write_folder
 from schemas.configs import PrepareCoco
@@ -25,6 +22,7 @@ from schemas.digests import digest_file
 from schemas.errors import InputError
 from schemas.layout import Layout
 from schemas.manifests import PreparedManifest
+from schemas.stores import is_local, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -174,8 +172,8 @@ def _archive(name: str, base_url: str, config: PrepareCoco, layout: Layout, *, p
     if by_hand.is_file():
         return by_hand
     url = f"{base_url.rstrip('/')}/{name}"
-    fs, folder = fsspec.core.url_to_fs(layout.downloads())
-    target = (Path(folder) if isinstance(fs, LocalFileSystem) else Path(config.folder)) / name
+    fs, folder = open_store(layout.downloads())
+    target = (Path(folder) if is_local(fs) else Path(config.folder)) / name
     try:
         return fetch(url, target, progress=partial(progress, name))
     except InputError as error:

@@ -13,6 +13,7 @@ from schemas.digests import digest_bytes, digest_file, digest_value, short
 from schemas.errors import LedgerError
 from schemas.layout import Layout
 from schemas.manifests import FileEntry, PreparedManifest
+from schemas.stores import open_store
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +79,9 @@ def write_folder(
         url = f"{folder}/{plan.name}"
         if exists(url):
             progress(plan.samples)
+            entries.append(_entry(url, plan.name, plan.samples))
         else:
-            _write_shard(url, plan, progress)
-        entries.append(_entry(url, plan.name, plan.samples))
+            entries.append(_write_shard(url, plan, progress))
     publish_bytes(queries, f"{folder}/queries.tsv")
     log = FileEntry(name="queries.tsv", rows=query_rows, size_bytes=len(queries), sha256=digest_bytes(queries))
     manifest = PreparedManifest(
@@ -91,13 +92,15 @@ def write_folder(
     return PreparedManifest.read(manifest_url(folder))
 
 
-def _write_shard(url: str, plan: ShardPlan, progress: Progress) -> None:
+def _write_shard(url: str, plan: ShardPlan, progress: Progress) -> FileEntry:
     with staging() as scratch:
         local = scratch / plan.name
         written = write_tar(local, _counted(plan.make(), progress))
         if written != plan.samples:
             raise LedgerError(f"{url}: expected {plan.samples} samples, got {written}")
+        entry = FileEntry.of(local, url, plan.samples)
         publish_file(local, url)
+    return entry
 
 
 def _counted(samples: Iterable[Packed], progress: Progress) -> Iterator[Packed]:
@@ -124,7 +127,5 @@ def write_tar(path: Path, samples: Iterable[Packed]) -> int:
 
 
 def _entry(url: str, name: str, rows: int) -> FileEntry:
-    import fsspec
-
-    fs, path = fsspec.core.url_to_fs(url)
+    fs, path = open_store(url)
     return FileEntry(name=name, rows=rows, size_bytes=int(fs.size(path)), sha256=digest_file(url))

@@ -6,8 +6,6 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import NamedTuple
 
-import fsspec
-
 from pipelines.reindex import publish
 from pipelines.reindex.lock import locked
 from pipelines.reindex.named import named
@@ -21,6 +19,7 @@ from schemas.manifests import (
     PartialManifest,
     ScoresManifest,
 )
+from schemas.stores import list_files, open_store
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +59,13 @@ def collect(layout: Layout, keep: int, *, least_age_s: float = LEAST_AGE_S, dry_
         kept = _kept(layout, keep)
         written, now = _written(layout), time.time()
         needed = _needed(layout, kept, written)
-        removed = sorted(url for url, at in written.items() if url not in needed and now - at >= least_age_s)
+        removed = sorted(url for url, file in written.items() if url not in needed and now - file.at >= least_age_s)
         removed.sort(key=lambda url: f"/generations/{layout.dataset}/" not in url)  # nobody finds the others after that
         size = 0
         for url in removed:
-            fs, path = fsspec.core.url_to_fs(url)
-            size += int(fs.size(path) or 0)
+            size += written[url].bytes
             if not dry_run:
+                fs, path = open_store(url)
                 fs.rm_file(path)
         log.info("%s: %d files, %.1f MB%s", layout.dataset, len(removed), size / 1e6, " would go" if dry_run else "")
     return Collected(kept, tuple(removed), size)
@@ -87,7 +86,8 @@ def _needed(layout: Layout, kept: tuple[int, ...], there: Collection[str]) -> se
         generation = Generation.read(layout.generation(number))
         needed |= named(layout, generation)
         needed |= {layout.report(number), layout.gates(number)}
-        parts |= {EmbeddingManifest.read(f"{layout.root}/{part}").data.sha256 for part in generation.embeddings}
+        urls = [f"{layout.root}/{part}" for part in generation.embeddings]
+        parts |= {part.data.sha256 for part in EmbeddingManifest.read_all(urls)}
         built = IndexManifest.read(f"{layout.root}/{generation.index}")
         if built.lineage is not None:
             trained.add(built.lineage.trained)
@@ -117,8 +117,15 @@ def _reused(
     return needed
 
 
-def _written(layout: Layout) -> dict[str, float]:
-    """All files of the dataset below the root that runs have made, with the time they were written (seconds).
+class _File(NamedTuple):
+    """When a file was written, in seconds since 1970, and its size."""
+
+    at: float
+    bytes: int
+
+
+def _written(layout: Layout) -> dict[str, _File]:
+    """All files of the dataset below the root that runs have made.
 
     Prepared shards and small memos are not among them: they belong to no generation.
     """
@@ -134,15 +141,10 @@ def _written(layout: Layout) -> dict[str, float]:
         "generations",
         "reports",
     )
-    found: dict[str, float] = {}
+    found: dict[str, _File] = {}
     for kind in kinds:
-        fs, path = fsspec.core.url_to_fs(f"{layout.root}/{kind}/{layout.dataset}")
-        if not fs.exists(path):
-            continue
-        prefix = path.rstrip("/")
-        for name, facts in fs.find(path, detail=True).items():
-            below = name[len(prefix) :].lstrip("/")
-            found[f"{layout.root}/{kind}/{layout.dataset}/{below}"] = _time_of(facts)
+        for url, facts in list_files(f"{layout.root}/{kind}/{layout.dataset}").items():
+            found[url] = _File(_time_of(facts), int(facts.get("size") or 0))
     return found
 
 

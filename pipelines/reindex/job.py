@@ -176,7 +176,7 @@ def estimate_index(job: Job, *, rows: int | None = None, width: int | None = Non
             f"{len(todo.pending)} of {len(todo.shards)} shards are not embedded; run fastslow embed, or give --rows "
             "and --width"
         )
-    parts = [EmbeddingManifest.read(shard.paths.manifest) for shard in todo.shards]
+    parts = EmbeddingManifest.read_all(todo.manifests)
     level = index_plan.levels_of(parts[0].dims, job.dataset.index)[0]
     found = [part.data.rows for part in parts]
     return estimate(rows or sum(found), width or parts[0].dims[level], job.dataset.index, part_rows=max(found))
@@ -236,7 +236,7 @@ def _embed(state: Run) -> None:
             run_apart(embed_and_encode_queries, job, prepared.shards, prepared.queries, state.earlier)
     state.embedded = embed.run(job, prepared.shards)
     state.queries = query_stage.run(job, state.embedded, prepared.queries)
-    state.summary.counts = embed.total([EmbeddingManifest.read(url) for url in state.embedded.manifests])
+    state.summary.counts = embed.total(EmbeddingManifest.read_all(state.embedded.manifests))
 
 
 def embed_and_encode_queries(job: Job, shards: Sequence[str], log: str | None, earlier: Sequence[str]) -> None:
@@ -305,7 +305,7 @@ def _content(state: Run) -> dict[str, Any]:
     """The fields of a generation that say what it serves, and their digest as its name."""
     layout = state.job.layout
     root = f"{layout.root}/"
-    manifests = [EmbeddingManifest.read(url) for url in state.embedded.manifests]
+    manifests = EmbeddingManifest.read_all(state.embedded.manifests)
     fields: dict[str, Any] = {
         "dataset": layout.dataset,
         "embeddings": tuple(url.removeprefix(root) for url in state.embedded.manifests),

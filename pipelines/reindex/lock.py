@@ -1,11 +1,12 @@
 """One run per dataset: a lock file with an owner and a heartbeat; what a dead run left is broken, loudly.
 
-On a local disk the file is created in one step, on an object store by a conditional write, so that of two that come at
-once one wins. The owner writes a heartbeat every `BEAT_S`. A lock is stale when its process is known to be gone (same
-machine), or when its heartbeat is older than `STALE_S`; a heartbeat from the future (a clock set back) is not old.
+The file is created only if absent, and beating, breaking and removing it happen only if it still is what was read (see
+`schemas.conditional`), so that of two that come at once, or break it at once, one wins. The owner writes a heartbeat
+every `BEAT_S`. A lock is stale when its process is known to be gone (same machine), or when its heartbeat is older than
+`STALE_S`; a heartbeat from the future (a clock set back) is not old.
 """
 
-import contextlib
+import json
 import logging
 import os
 import socket
@@ -16,10 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import fsspec
-
-from schemas.commits import commit_json, encode_json, exists, publish_bytes, read_json
-from schemas.errors import BusyError, InputError
+from schemas import conditional
+from schemas.commits import encode_json
+from schemas.errors import BusyError, FastslowError, InputError
 from schemas.layout import Layout
 
 log = logging.getLogger(__name__)
@@ -37,20 +37,21 @@ def locked(layout: Layout, purpose: str) -> Iterator[None]:
 
     Raises:
       BusyError: somebody holds it.
-      InputError: it cannot be written: a read-only root, or a full disk.
+      InputError: it cannot be written: a read-only root, a full disk, no such bucket.
+      ConfigError: the root is on a store without conditional writes.
     """
+    conditional.refuse_unconditional(layout)
     url, mine = layout.lock(), uuid.uuid4().hex
-    _take(url, mine, purpose, layout.dataset)
+    tag = _take(url, mine, purpose, layout.dataset)
     stop = threading.Event()
-    beating = threading.Thread(target=_beat, args=(url, mine, purpose, stop), daemon=True)
+    beating = threading.Thread(target=_beat, args=(url, mine, tag, purpose, stop), daemon=True)
     beating.start()
     try:
         yield
     finally:
         stop.set()
         beating.join()
-        if (_read(url) or {}).get("token") == mine:
-            _remove(url)
+        _let_go(url, mine)
 
 
 class Held(NamedTuple):
@@ -66,37 +67,59 @@ def held(layout: Layout) -> Held | None:
     Raises:
       InputError: the lock is there but cannot be read.
     """
-    try:
-        found = read_json(layout.lock())
-    except InputError:
-        if not exists(layout.lock()):
-            return None
-        raise
-    if not isinstance(found, dict):
-        raise InputError(f"{layout.lock()}: expected a lock, got {found!r}")
-    return Held(_who(found), _stale(found))
+    found = _read(layout.lock())
+    if found is None:
+        return None
+    if not found.owner:
+        raise InputError(f"{layout.lock()}: expected a lock, got something else; if no run is at work, remove it")
+    return Held(_who(found.owner), _stale(found.owner))
 
 
-def _take(url: str, token: str, purpose: str, dataset: str) -> None:
-    for _ in range(3):  # broken, taken by another, broken again: then it is busy
-        try:
-            if commit_json(url, _owner(token, purpose)):
-                return
-        except OSError as error:
-            raise InputError(
-                f"{url}: cannot be written ({error}); a run needs a --root that it may write to, with room left"
-            ) from error
-        held = _read(url)
-        if held is None:  # let go just now
+class _Lock(NamedTuple):
+    """A lock as it was read: who has it, and the tag of that version."""
+
+    owner: dict[str, Any]
+    tag: str
+
+
+def _take(url: str, token: str, purpose: str, dataset: str) -> str:
+    """Creates the lock, or breaks a stale one; its tag."""
+    found = None
+    for _ in range(3):  # let go just now, taken by another, again: then it is busy
+        tag = _write(url, token, purpose, None)
+        if tag is not None:
+            return tag
+        found = _read(url)
+        if found is None:
             continue
-        why = _stale(held)
+        why = _stale(found.owner)
         if why is None:
             break
-        log.warning("%s: the lock of %s is broken: %s", dataset, _who(held), why)
-        if _read(url) == held:
-            _remove(url)
-    held = _read(url) or {}
-    raise BusyError(f"{dataset} is locked by {_who(held)}; try again later, or, if that run is gone, remove {url}")
+        tag = _write(url, token, purpose, found.tag)
+        if tag is not None:
+            log.warning("%s: the lock of %s is broken: %s", dataset, _who(found.owner), why)
+            return tag
+    holder = _who(found.owner if found is not None else {})
+    raise BusyError(f"{dataset} is locked by {holder}; try again later, or, if that run is gone, remove {url}")
+
+
+def _write(url: str, token: str, purpose: str, tag: str | None) -> str | None:
+    data = encode_json(_owner(token, purpose))
+    try:
+        return conditional.create(url, data) if tag is None else conditional.replace(url, data, tag=tag)
+    except OSError as error:
+        raise InputError(
+            f"{url}: cannot be written ({error}); a run needs a --root that it may write to, with room left"
+        ) from error
+
+
+def _let_go(url: str, token: str) -> None:
+    try:
+        found = _read(url)
+        if found is not None and found.owner.get("token") == token:
+            conditional.remove(url, tag=found.tag)
+    except (OSError, FastslowError) as error:  # what was done is done
+        log.warning("%s: cannot be removed (%s); the next run breaks it when it is stale", url, error)
 
 
 def _owner(token: str, purpose: str) -> dict[str, Any]:
@@ -111,13 +134,15 @@ def _owner(token: str, purpose: str) -> dict[str, Any]:
 
 
 def _stale(held: dict[str, Any]) -> str | None:
-    """Why a lock means nothing any more; None where it does."""
+    """Why a lock means nothing any more; None where it does, or where it cannot be told."""
+    if "heartbeat" not in held:
+        return None
     if held.get("host") == socket.gethostname():
         pid = int(held.get("pid", 0))
         if _started(pid) != held.get("process_started"):
             return f"process {pid} is gone"
         return None
-    age = time.time() - float(held.get("heartbeat", 0))
+    age = time.time() - float(held["heartbeat"])
     return f"its last heartbeat was {age:.0f} s ago" if age > STALE_S else None
 
 
@@ -130,29 +155,32 @@ def _started(pid: int) -> str | None:
         return None
 
 
-def _beat(url: str, token: str, purpose: str, stop: threading.Event) -> None:
+def _beat(url: str, token: str, tag: str, purpose: str, stop: threading.Event) -> None:
     while not stop.wait(BEAT_S):
         try:
-            if (_read(url) or {}).get("token") != token:
-                log.error("%s: the lock was taken away; this run goes on, and publishing will refuse if it must", url)
-                return
-            publish_bytes(encode_json(_owner(token, purpose)), url)
-        except OSError as error:  # a disk that is full for a moment is no reason to stop
+            written = _write(url, token, purpose, tag)
+            if written is None:
+                found = _read(url)
+                if found is None or found.owner.get("token") != token:
+                    log.error(
+                        "%s: the lock was taken away; this run goes on, and publishing will refuse if it must", url
+                    )
+                    return
+                written = found.tag  # an earlier beat that seemed to fail has got through
+            tag = written
+        except (OSError, FastslowError) as error:  # a disk or a network that fails for a moment is no reason to stop
             log.warning("%s: no heartbeat: %s", url, error)
 
 
-def _read(url: str) -> dict[str, Any] | None:
-    try:
-        found = read_json(url)
-    except InputError:
+def _read(url: str) -> _Lock | None:
+    found = conditional.read(url)
+    if found is None:
         return None
-    return found if isinstance(found, dict) else {}
-
-
-def _remove(url: str) -> None:
-    fs, path = fsspec.core.url_to_fs(url)
-    with contextlib.suppress(FileNotFoundError):
-        fs.rm_file(path)
+    try:
+        owner = json.loads(found.data)
+    except ValueError:
+        owner = {}
+    return _Lock(owner if isinstance(owner, dict) else {}, found.tag)
 
 
 def _who(held: dict[str, Any]) -> str:

@@ -1,31 +1,34 @@
 """Generations, and the one pointer that moves: a generation is written whole, then CURRENT names it."""
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
-from schemas.commits import encode_json, exists, publish_bytes, read_json
+from schemas import conditional
+from schemas.commits import encode_json
 from schemas.errors import BusyError, InputError
 from schemas.layout import Layout
 from schemas.manifests import Generation
+from schemas.stores import list_files
 
 
 def current(layout: Layout) -> int | None:
     """The number of the generation being served, or None before the first.
 
     Raises:
-      InputError: the pointer is there but cannot be read.
+      InputError: the pointer is there but cannot be read, or the root cannot be reached.
     """
-    if not exists(layout.current()):
+    return _number(layout, conditional.read(layout.current()))
+
+
+def _number(layout: Layout, held: conditional.Tagged | None) -> int | None:
+    """What the pointer says."""
+    if held is None:
         return None
-    value = read_json(layout.current())
+    try:
+        value = json.loads(held.data)
+    except ValueError:
+        value = held.data.decode("utf-8", "replace")
     number = value.get("generation") if isinstance(value, dict) else None
     if not isinstance(number, int):
         raise InputError(f'{layout.current()}: expected {{"generation": <number>}}, got {json.dumps(value)[:80]}')
@@ -40,11 +43,9 @@ def served(layout: Layout) -> Generation | None:
 
 def numbers(layout: Layout) -> list[int]:
     """The numbers of all generations that were written, rising."""
-    fs, path = fsspec.core.url_to_fs(layout.generations())
-    if not fs.exists(path):
-        return []
-    names = [name.rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(path, detail=False, refresh=True)]
-    return sorted(int(name) for name in names if name.isdigit() and exists(layout.generation(int(name))))
+    below = len(layout.generations()) + 1
+    names = [url[below:].split("/") for url in list_files(layout.generations())]
+    return sorted(int(name[0]) for name in names if name[0].isdigit() and name[1:] == ["manifest.json"])
 
 
 def write_generation(layout: Layout, fields: dict[str, Any], *, parent: int | None) -> Generation:
@@ -70,29 +71,25 @@ def write_generation(layout: Layout, fields: dict[str, Any], *, parent: int | No
 
 
 def serve(layout: Layout, number: int, *, expected: int | None) -> None:
-    """Moves CURRENT to a generation in one atomic write, if it still names the one the plan started from.
+    """Moves CURRENT to a generation in one conditional write, if it still names the one the plan started from.
+
+    Of two that do so at once one moves it, and the other is told.
 
     Raises:
       InputError: there is no such generation.
       BusyError: CURRENT has moved since; nothing is changed.
     """
     Generation.read(layout.generation(number))  # a pointer to nothing is never written
-    with _exclusive(layout):
-        if (now := current(layout)) != expected:
-            raise BusyError(
-                f"{layout.dataset}: generation {now} was published meanwhile (planned on {expected}); run again"
-            )
-        publish_bytes(encode_json({"generation": number}), layout.current())
-
-
-@contextmanager
-def _exclusive(layout: Layout) -> Iterator[None]:
-    """Compare and swap need a lock on a local disk; the kernel drops it when the process dies."""
-    fs, path = fsspec.core.url_to_fs(layout.current())
-    if not isinstance(fs, LocalFileSystem):
-        yield  # object stores: the write itself is atomic; conditional writes come with the nightly job
-        return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(f"{os.path.dirname(path)}/.{layout.dataset}.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    held = conditional.read(layout.current())
+    moved = None
+    if _number(layout, held) == expected:
+        data = encode_json({"generation": number})
+        if held is None:
+            moved = conditional.create(layout.current(), data)
+        else:
+            moved = conditional.replace(layout.current(), data, tag=held.tag)
+    if moved is None:
+        now = current(layout)
+        raise BusyError(
+            f"{layout.dataset}: generation {now} was published meanwhile (planned on {expected}); run again"
+        )

@@ -240,7 +240,7 @@ def _score(job: Job, tasks: Sequence[ShardTask], scorer: str, lanes: int | None)
         with progress.watch(f"rerank {job.dataset.name}", total=total, unit="pairs"):
             counters = score_shards(pending, recipe, load=load, beam_args=job.beam_args, lanes=lanes)
         logger.info("scored: %s", ", ".join(f"{name} {number}" for name, number in sorted(counters.items())))
-    return [ScoresManifest.read(task.paths.manifest) for task in tasks]
+    return ScoresManifest.read_all(task.paths.manifest for task in tasks)
 
 
 def _refuse_too_many_gone(job: Job, done: Sequence[ScoresManifest], folder: str) -> None:

@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
+from fsspec.asyn import AsyncFileSystem
 
 from pipelines.webdataset.samples import read_samples
 from schemas.configs import Captions, Embed
@@ -13,11 +13,16 @@ from schemas.digests import digest_bytes
 from schemas.errors import SampleError
 from schemas.rejects import Reject
 from schemas.samples import Modality
+from schemas.stores import open_store
 
 READ_AHEAD_BYTES = 4 << 20
 
 DENSE = 0.25
 """Share of a shard's span that must be wanted for one long read to beat one range request a picture."""
+
+
+RANGES_AT_ONCE, RANGE_BYTES_AT_ONCE = 16, 32 << 20
+"""Requests to an object store that wait together, and about how much memory their answers take."""
 
 
 class PictureGone(SampleError):
@@ -53,13 +58,22 @@ def fetch(url: str, items: Sequence[Item], embed: Embed) -> Generator[bytes | Sa
     Raises:
       OSError: the shard is there but cannot be read now; nothing is concluded from that, try again.
     """
-    fs, path = fsspec.core.url_to_fs(url)
-    if not fs.exists(path):
+    if not items:
+        return
+    fs, path = open_store(url)
+    try:
+        size = int(fs.info(path).get("size") or 0)
+    except FileNotFoundError:
         for item in items:
             yield PictureGone(f"{item.key}: its shard {url} is gone")
         return
     found: Generator[bytes | SampleError, None, None]
-    found = _ranges(url, items) if _has_offsets(url) else _streamed(url, items, embed)
+    if not _has_offsets(url):
+        found = _streamed(url, items, embed)
+    elif isinstance(fs, AsyncFileSystem) and not _dense(items):
+        found = _ranges_at_once(fs, path, size, items)
+    else:
+        found = _ranges(fs, path, items)
     with closing(found):
         for data, item in zip(found, items, strict=True):
             yield _checked(data, item)
@@ -70,10 +84,29 @@ def _has_offsets(url: str) -> bool:
     return url.split("?")[0].endswith(".tar") and not url.startswith(("http:", "https:"))
 
 
-def _ranges(url: str, items: Sequence[Item]) -> Generator[bytes, None, None]:
-    fs, path = fsspec.core.url_to_fs(url)
+def _dense(items: Sequence[Item]) -> bool:
+    return sum(item.size for item in items) >= DENSE * (items[-1].offset + items[-1].size - items[0].offset)
+
+
+def _ranges_at_once(fs: Any, path: str, size: int, items: Sequence[Item]) -> Generator[bytes, None, None]:
+    """One request a picture, several at a time; what lies behind the end of the file is empty."""
+    rest = list(items)
+    while rest:
+        count, held = 1, rest[0].size
+        while count < min(RANGES_AT_ONCE, len(rest)) and held + rest[count].size <= RANGE_BYTES_AT_ONCE:
+            held += rest[count].size
+            count += 1
+        batch, rest = rest[:count], rest[count:]
+        there = [item for item in batch if item.offset + item.size <= size]
+        starts, ends = [item.offset for item in there], [item.offset + item.size for item in there]
+        read = iter(fs.cat_ranges([path] * len(there), starts, ends, on_error="raise") if there else [])
+        for item in batch:
+            yield next(read) if item.offset + item.size <= size else b""
+
+
+def _ranges(fs: Any, path: str, items: Sequence[Item]) -> Generator[bytes, None, None]:
     options: dict[str, Any] = {"cache_type": "none"}
-    if items and sum(item.size for item in items) >= DENSE * (items[-1].offset + items[-1].size - items[0].offset):
+    if _dense(items):
         options = {"cache_type": "readahead", "block_size": READ_AHEAD_BYTES}
     with fs.open(path, "rb", **options) as stream:
         for item in items:

@@ -7,11 +7,10 @@ Source: webdataset 1.0, `tariterators.base_plus_ext` and `group_by_keys`.
 import json
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
-
-import fsspec
 
 from pipelines.webdataset.tar import ByteStream, Member, TarError, read_members
 from schemas.configs import Captions, Embed
@@ -19,6 +18,7 @@ from schemas.errors import InputError
 from schemas.layout import shard_stem
 from schemas.rejects import Reject
 from schemas.samples import VIDEO_SUFFIXES, VISUAL_SUFFIXES, Sample
+from schemas.stores import open_stream
 
 MAX_TEXT_BYTES = 1 << 20
 """Longest caption or metadata member read; a larger one counts as a caption error."""
@@ -93,14 +93,13 @@ def read_samples(
         yield from _Grouping(shard, captions, key_scope, embed, tally).run(source)
         return
     compression = _COMPRESSION.get(PurePosixPath(source.split("?")[0]).suffix[1:].lower())
-    try:
-        opened = fsspec.open(source, "rb", compression=compression)
-        stream = opened.open()
-    except FileNotFoundError as error:
-        raise InputError(f"{source}: no such shard") from error
-    except ValueError as error:  # unknown protocol, or a compression whose library is missing
-        raise InputError(f"{source}: cannot be opened: {error}") from error
-    with stream:
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(open_stream(source, compression=compression))
+        except FileNotFoundError as error:
+            raise InputError(f"{source}: no such shard") from error
+        except ValueError as error:  # unknown protocol, or a compression whose library is missing
+            raise InputError(f"{source}: cannot be opened: {error}") from error
         yield from _Grouping(shard, captions, key_scope, embed, tally).run(stream)
 
 

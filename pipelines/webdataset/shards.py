@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import braceexpand
-import fsspec
 from fsspec.implementations.http import HTTPFileSystem
-from fsspec.implementations.local import LocalFileSystem
 
 from schemas.commits import encode_json, publish_bytes, read_json
 from schemas.digests import digest_file, digest_value
 from schemas.errors import InputError
 from schemas.layout import Layout
+from schemas.stores import is_local, open_store, reaching
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +24,10 @@ MAX_SHARDS = 1_000_000
 """More is taken for a mistake in a brace pattern."""
 
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
-_CHECKSUMS = ("ETag", "etag", "md5Hash", "checksum", "content_md5", "crc32c", "x-goog-hash")
+_CHECKSUMS = ("md5Hash", "content_md5", "crc32c", "x-goog-hash", "checksum", "ETag", "etag")
+"""Those of the content first: an ETag may change when nothing but the storage class does."""
+
+_ASKED_AT_ONCE = 16  # of a remote file system: each question waits for the network
 _STAMPS = ("mtime", "LastModified", "last_modified", "updated", "created")
 
 
@@ -53,11 +55,25 @@ def expand(patterns: Sequence[str]) -> list[str]:
     Raises:
       InputError: a pattern (or one file of a brace pattern) matches nothing.
     """
-    urls: dict[str, None] = {}
-    for pattern in patterns:
-        for one in _expand_braces(pattern):
-            urls.update(dict.fromkeys(_existing(one, pattern)))
-    return list(urls)
+    return list(_found(patterns))
+
+
+Facts = dict[str, Any] | None
+"""What a file system says of a file."""
+
+
+def _found(patterns: Sequence[str]) -> dict[str, Facts]:
+    """The URLs that patterns stand for, with what was said of each on the way."""
+    names = [(one, pattern) for pattern in patterns for one in _expand_braces(pattern)]
+    urls: dict[str, Facts] = {}
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        try:
+            for found in pool.map(lambda pair: _existing(*pair), names):
+                urls.update(found)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return urls
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -71,18 +87,22 @@ def _expand_braces(pattern: str) -> list[str]:
         raise InputError(f"{pattern}: {error}; braces are written {{000..012}} or {{a,b}}") from error
 
 
-def _existing(url: str, pattern: str) -> list[str]:
-    fs, path = fsspec.core.url_to_fs(url)
-    local = isinstance(fs, LocalFileSystem)
+def _existing(url: str, pattern: str) -> dict[str, Facts]:
+    fs, path = open_store(url)
     globs = "*" if isinstance(fs, HTTPFileSystem) else "*?["  # "?" begins the query of an HTTP URL
-    if fs.exists(path) and not fs.isdir(path):
-        return [os.path.normpath(os.path.expanduser(url)) if local and "://" not in url else url]
-    if any(character in path for character in globs):
-        found = [name for name in sorted(fs.glob(path)) if not fs.isdir(name)]
-        if found:
-            return [_named_like(url, name, fs) for name in found]
+    with reaching(url):
+        facts = _look(fs, path)
+        if facts is not None and facts["type"] != "directory":
+            return {os.path.normpath(os.path.expanduser(url)) if is_local(fs) and "://" not in url else url: facts}
+        if any(character in path for character in globs):
+            found = fs.glob(path, detail=True)
+            files = {
+                _named_like(url, name, fs): found[name] for name in sorted(found) if not _is_folder(fs, found[name])
+            }
+            if files:
+                return files
     within = "" if url == pattern else f" (from {pattern})"
-    if fs.isdir(path):
+    if facts is not None:
         raise InputError(f"{url}{within}: is a folder; write {url.rstrip('/')}/*.tar, in quotes")
     raise InputError(
         f"{url}{within}: no such shard. Braces {{000..012}}, {{a,b}} and globs *.tar are understood; on a command "
@@ -90,9 +110,24 @@ def _existing(url: str, pattern: str) -> list[str]:
     )
 
 
+def _look(fs: Any, path: str) -> Facts:
+    """What is known of a file or folder; None where there is none."""
+    try:
+        facts: dict[str, Any] = fs.info(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return {**facts, "type": "directory"} if _is_folder(fs, facts) else facts
+
+
+def _is_folder(fs: Any, facts: dict[str, Any]) -> bool:
+    if isinstance(fs, HTTPFileSystem):  # where a folder is a page of links
+        return bool(fs.isdir(facts["name"]))
+    return bool(facts["type"] == "directory")
+
+
 def _named_like(url: str, name: str, fs: Any) -> str:
     """A found file written as its pattern was: relative stays relative, so that a moved folder keeps its names."""
-    if not isinstance(fs, LocalFileSystem):
+    if not is_local(fs):
         return str(fs.unstrip_protocol(name))
     if "://" in url:
         return str(fs.unstrip_protocol(name))
@@ -111,18 +146,17 @@ def list_shards(patterns: Sequence[str], layout: Layout) -> list[Shard]:
     Raises:
       InputError: a pattern matches nothing, or a file vanished.
     """
-    urls = expand(patterns)
+    found = _found(patterns)
     # SHA-256 and reads release the GIL.
-    with ThreadPoolExecutor(max_workers=max(1, min(8, os.cpu_count() or 1, len(urls)))) as pool:
-        return list(pool.map(lambda url: _shard(url, layout), urls))
+    with ThreadPoolExecutor(max_workers=max(1, min(8, os.cpu_count() or 1, len(found)))) as pool:
+        return list(pool.map(lambda url: _shard(url, found[url] or {}, layout), found))
 
 
-def _shard(url: str, layout: Layout) -> Shard:
-    fs, path = fsspec.core.url_to_fs(url)
+def _shard(url: str, info: dict[str, Any], layout: Layout) -> Shard:
+    fs, path = open_store(url)
     try:
-        info = fs.info(path)
         size = int(info.get("size") or 0)
-        if isinstance(fs, LocalFileSystem):
+        if is_local(fs):
             facts = os.stat(path)  # the time of change tells a rewrite from a copy that kept its time of writing
             stamp: str | None = f"{facts.st_mtime_ns} {facts.st_ctime_ns}"
         else:
