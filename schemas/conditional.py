@@ -116,7 +116,7 @@ def refuse_unconditional(layout: Layout) -> None:
     memo = layout.cache("conditional-writes", digest_value([layout.root, *identity]))
     if read(memo) is not None:
         return
-    if not _keeps_conditions(layout.cache("conditional-writes", uuid.uuid4().hex)):
+    if not keeps_conditions(layout.cache("conditional-writes", uuid.uuid4().hex)):
         raise ConfigError(
             f"{layout.root}: this store does not keep the conditions of a write (If-None-Match, If-Match), so two runs "
             "could overwrite each other unseen; expected S3, GCS, or a server that keeps them. Upgrade it, or use a "
@@ -125,8 +125,13 @@ def refuse_unconditional(layout: Layout) -> None:
     create(memo, b"{}\n")
 
 
-def _keeps_conditions(url: str) -> bool:
-    """Whether writes to a URL that nobody else uses take place when they should, and only then."""
+def keeps_conditions(url: str) -> bool:
+    """Whether writes to a URL that nobody else uses take place when they should, and only then.
+
+    Raises:
+      ConfigError: the store is of a kind that has no conditions.
+      OSError, InputError: as `create`.
+    """
     try:
         first = create(url, b"1") or ""
         kept = create(url, b"2") is None
@@ -149,7 +154,7 @@ def _open(url: str) -> tuple[Conditional, str]:
     fs, path = open_store(url)
     if is_local(fs):
         return _Local(), path
-    if isinstance(fs, MemoryFileSystem):
+    if protocol_of(fs) == "memory":
         return _Memory(fs), path
     library = EXTRAS.get(protocol_of(fs))
     if library == "s3":

@@ -113,7 +113,7 @@ def test_a_refused_night_and_one_without_news(built, tmp_path):
     assert done.returncode == 3, done.stderr
     said = json.loads(done.stdout)
     assert (said["error"], said["exit_code"]) == ("GateError", 3)
-    assert "R@1 fell from" in said["message"]
+    assert "quality R@1: R@1 changed by -" in said["message"]
     refused = figures(tmp_path / "demo.prom")
     changed = {name for name in before if name not in refused or refused[name] != before[name]}
     assert {name.split()[0].removeprefix("fastslow_last_run_") for name in changed} == {

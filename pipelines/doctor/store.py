@@ -7,12 +7,15 @@ import uuid
 from typing import Any
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.doctor.finding import Finding, error, ok, warning
 from pipelines.reindex.lock import STALE_S
-from schemas.commits import commit_json
+from schemas.commits import publish_bytes
+from schemas.conditional import keeps_conditions
+from schemas.errors import ConfigError, InputError
 from schemas.layout import Layout
+from schemas.stores import is_local as on_this_machine
+from schemas.stores import open_store
 
 CLOCK_S = 5.0
 """Apart, at most, for what tells old from new: heartbeats of other machines, the age of files."""
@@ -27,32 +30,34 @@ def look(root: str) -> list[Finding]:
     """Writes a probe, and removes it with every folder that was made for it."""
     url = Layout(root, "doctor").cache("doctor", uuid.uuid4().hex)
     try:
-        fs, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as problem:
+        fs, path = open_store(url)
+    except (ConfigError, ImportError, ValueError) as problem:
         return [error("root", f"{root}: {problem}", "pip install 'fastslow[s3]', or [gcs]")]
     absent = _absent_folders(fs, path)
     try:
         begun = time.time()
-        first = commit_json(url, {"probe": 1})
+        publish_bytes(b"probe", url)
         done = time.time()
-        second = commit_json(url, {"probe": 2})
         written = _written(fs, path)
-    except OSError as problem:
+        fs.rm_file(path)
+        findings = [ok("root", f"{root}: can be written"), _conditions(url)]
+    except (OSError, InputError) as problem:
         return [error("root", f"{root}: cannot be written ({problem})", "give a --root that this user may write to")]
     finally:
         _remove(fs, path, absent)
-    findings = [ok("root", f"{root}: can be written")]
-    if first and not second:
-        findings.append(ok("conditional write", "a file that is there is not overwritten"))
-    else:
-        findings.append(
-            error(
-                "conditional write",
-                f"{root}: a second file of the same name was not refused: of two runs neither would notice the other",
-                "use a store with conditional writes: a local disk, S3 (s3fs 2024.10 or newer), Google Cloud Storage",
-            )
-        )
     return [*findings, clock(written, begun, done)]
+
+
+def _conditions(url: str) -> Finding:
+    """Whether two runs would notice each other."""
+    said = "a second file of the same name is not refused: of two runs neither would notice the other"
+    try:
+        if keeps_conditions(url):
+            return ok("conditional write", "a file that is there is not overwritten unseen")
+    except ConfigError as problem:
+        said = str(problem)
+    remedy = "use a store with conditional writes: a local disk, S3, Google Cloud Storage"
+    return error("conditional write", said, remedy)
 
 
 def clock(written: float | None, begun: float, done: float) -> Finding:
@@ -83,16 +88,18 @@ def _absent_folders(fs: Any, path: str) -> list[str]:
     """Folders above a local path that are not there yet, the deepest first."""
     absent: list[str] = []
     folder = os.path.dirname(path)
-    while isinstance(fs, LocalFileSystem) and not os.path.lexists(folder):
+    while on_this_machine(fs) and not os.path.lexists(folder):
         absent.append(folder)
         folder = os.path.dirname(folder)
     return absent
 
 
 def _remove(fs: Any, path: str, absent: list[str]) -> None:
-    with contextlib.suppress(OSError):
-        if fs.exists(path):
-            fs.rm_file(path)
-    for folder in absent:
+    folder, name = os.path.split(path)
+    for probe in (path, f"{folder}/.{name}.lock"):  # the latter is what writers of a local disk take turns by
+        with contextlib.suppress(OSError):
+            if fs.exists(probe):
+                fs.rm_file(probe)
+    for made in absent:
         with contextlib.suppress(OSError):  # never made, or somebody else's by now
-            os.rmdir(folder)
+            os.rmdir(made)

@@ -16,14 +16,11 @@ from pipelines.reindex.lock import STALE_S
 
 
 class Careless(MemoryFileSystem):
-    """A store that overwrites whatever it is asked, and whose clock is a day behind: there are such."""
+    """A store that knows no conditional writes, and whose clock is a day behind: there are such."""
 
     protocol = "careless"
     store: dict = {}  # noqa: RUF012 - as in the class above
     pseudo_dirs = [""]  # noqa: RUF012
-
-    def pipe_file(self, path, value, mode="overwrite", **kwargs):
-        super().pipe_file(path, value, **kwargs)
 
     def modified(self, path):
         return super().modified(path) - datetime.timedelta(days=1)
@@ -95,7 +92,7 @@ def test_a_store_without_conditional_writes_is_an_error_and_so_is_its_clock(care
         "conditional write": "error",
         "clock": "error",
     }
-    assert "of two runs neither would notice the other" in found["conditional write"].found
+    assert "conditional writes are not known of careless://" in found["conditional write"].found
     assert found["clock"].found == "the store's is 86,400 s behind ours"
     assert Careless.store == {}
 
