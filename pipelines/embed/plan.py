@@ -4,9 +4,10 @@ Imports neither torch nor Beam: asking whether everything is done must take no t
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from encoders.precision import fingerprint_of
 from pipelines.webdataset.shards import list_shards
@@ -145,6 +146,34 @@ def plan(job: Job, shards: Sequence[str], earlier: Sequence[str] = (), *, replay
         planned.append(one)
     _refuse_same_output(planned)
     return EmbedPlan(recipe, folder, tuple(planned), tuple(pending))
+
+
+class Difference(NamedTuple):
+    """Shards of a dataset against those being served; `anew`: none can stay, encoder or settings are others."""
+
+    added: int
+    changed: int
+    deleted: int
+    unchanged: int
+    anew: bool
+
+    def __str__(self) -> str:
+        """For people."""
+        if self.anew:
+            return f"all {self.added + self.changed} shards anew: the encoder or a setting that changes rows is another"
+        return f"shards: {self.added} added, {self.changed} changed, {self.deleted} deleted, {self.unchanged} unchanged"
+
+
+def difference(wanted: EmbedPlan, served: Sequence[str]) -> Difference:
+    """What became of the shards since a generation was made.
+
+    Args:
+      served: manifests of its parts.
+    """
+    new, old = set(wanted.manifests) - set(served), set(served) - set(wanted.manifests)
+    changed = (Counter(map(_stem, new)) & Counter(map(_stem, old))).total()
+    anew = bool(served) and not any(url.startswith(f"{wanted.folder}/") for url in served)
+    return Difference(len(new) - changed, changed, len(old) - changed, len(wanted.shards) - len(new), anew)
 
 
 _MANIFEST = re.compile(r"(?P<stem>.*)-[0-9a-f]+(\.again(?P<attempt>\d+))?\.json")

@@ -10,11 +10,12 @@ canaries  `publish.canaries`: each query finds its item among the first k
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipelines.evaluate.published import Published, published
 from pipelines.evaluate.rejects import rejects_of
+from pipelines.reindex.apart import run_apart
 from schemas.commits import exists, read_json
 from schemas.errors import ConfigError, GateError, InputError
 from schemas.layout import Layout
@@ -192,12 +193,9 @@ def _canaries(now: Published) -> Iterator[GateResult]:
     canaries = now.config.publish.canaries
     if not canaries:
         return
-    from pipelines.search import open_generation
-
-    snapshot = open_generation(now.layout, now.generation.number)
+    asked = [(canary.query, canary.k) for canary in canaries]
     lost = []
-    for canary in canaries:
-        keys = [answer.key for answer in snapshot.answer(canary.query, canary.k)]
+    for canary, keys in zip(canaries, run_apart(answer, now.layout, now.generation.number, asked), strict=True):
         if canary.key not in keys:
             lost.append(f"“{canary.query}”: {canary.key} is not among the first {canary.k}: {', '.join(keys[:3])}, ...")
     yield GateResult(
@@ -208,6 +206,14 @@ def _canaries(now: Published) -> Iterator[GateResult]:
         said=f"{len(canaries) - len(lost)} of {len(canaries)} canary queries find their item",
         examples=tuple(lost[:WORST]),
     )
+
+
+def answer(layout: Layout, number: int, asked: Sequence[tuple[str, int]]) -> list[list[str]]:
+    """Keys of the k best items of each text, as a search of the generation has them."""
+    from pipelines.search import open_generation
+
+    snapshot = open_generation(layout, number)
+    return [[found.key for found in snapshot.answer(text, k)] for text, k in asked]
 
 
 def final_r1(metrics: dict[str, Any]) -> float | None:

@@ -194,9 +194,8 @@ def _look(stage: Stage, state: Run) -> Step:
         todo = embed_plan.plan(job, state.prepared.shards)
         if todo.pending:
             size = sum(shard.size_bytes for shard in todo.pending) / 1e6
-            return Step(
-                stage, "to do", f"{len(todo.pending)} of {len(todo.shards)} shards, {size:,.1f} MB, {job.encoder.path}"
-            )
+            found = embed_plan.difference(todo, state.earlier)
+            return Step(stage, "to do", f"{found}; {len(todo.pending)} to embed, {size:,.1f} MB, {job.encoder.path}")
         if query_stage.pending(job, todo, state.prepared.queries):
             return Step(stage, "to do", f"queries of {state.prepared.queries or 'the captions'}")
     elif _pending(stage, state):
@@ -231,6 +230,8 @@ def _prepare(state: Run) -> None:
 def _embed(state: Run) -> None:
     job, prepared = state.job, state.prepared
     todo = embed_plan.plan(job, prepared.shards)
+    if state.served is not None and set(todo.manifests) != set(state.earlier):
+        logger.info("%s: %s", job.dataset.name, embed_plan.difference(todo, state.earlier))
     if todo.pending or query_stage.pending(job, todo, prepared.queries):
         with state.timed("embed"):
             run_apart(embed_and_encode_queries, job, prepared.shards, prepared.queries, state.earlier)
@@ -290,7 +291,7 @@ def _publish(state: Run) -> None:
     fields |= {"counts": summary.counts, "metrics": summary.metrics, "seconds": seconds}
     generation = publish.write_generation(job.layout, fields, parent=started)
     with state.timed("publish"):
-        run_apart(gates.judge, job.layout, generation.number)
+        gates.judge(job.layout, generation.number)
         write_report(job.layout, generation)  # before the pointer: what is served, or refused, can be looked at
     results = gates.read_results(job.layout, generation.number)
     if results is None:

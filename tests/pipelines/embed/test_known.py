@@ -10,7 +10,7 @@ import pytest
 from pipelines.embed.job import run
 from pipelines.embed.known import Known
 from pipelines.embed.lanes import Lanes
-from pipelines.embed.plan import plan
+from pipelines.embed.plan import difference, plan
 from pipelines.embed.shard import embed_shard
 from schemas.configs import Captions, DatasetConfig, Embed, EncoderConfig
 from schemas.jobs import Job
@@ -105,7 +105,12 @@ def test_the_plan_knows_the_part_of_the_same_shard(tmp_path, kit, job):
         kit.write_tar(tmp_path / f"s-{number}.tar", kit.picture_members(3, start=10 * number))
     first = run(job, [pattern])
     kit.write_tar(tmp_path / "s-1.tar", kit.picture_members(4, start=10))
-    [todo] = plan(job, [pattern], first.manifests).pending
+    wanted = plan(job, [pattern], first.manifests)
+    assert difference(wanted, first.manifests) == (0, 1, 0, 2, False)
+    assert difference(wanted, first.manifests[:2]) == (1, 1, 0, 1, False)
+    assert difference(plan(job, [pattern.replace("*", "[01]")]), first.manifests) == (0, 1, 1, 1, False)
+    assert str(difference(wanted, ["root/embeddings/x/y/s-0-0123.json"])).startswith("all 3 shards anew")
+    [todo] = wanted.pending
     assert (todo.earlier, todo.again) == (first.manifests[1], False)
     second = run(job, [pattern], first.manifests)
     [old, new] = (pq.read_table(EmbeddingManifest.read(m).data.url(m)) for m in (todo.earlier, second.manifests[1]))
