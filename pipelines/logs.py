@@ -26,3 +26,7 @@ def configure(level: int) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for every load of a few tensors
     for name in OURS:
         logging.getLogger(name).setLevel(level)
+    # Beam logs the traceback of whatever a DoFn raises, and then hands it on: the command says it once, in a sentence.
+    logging.getLogger("apache_beam.runners.common").setLevel(
+        logging.DEBUG if level <= logging.DEBUG else logging.CRITICAL
+    )
