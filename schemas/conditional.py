@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, Protocol
 
-from fsspec.implementations.memory import MemoryFileSystem
-
 from schemas.digests import digest_bytes, digest_value
 from schemas.errors import ConfigError, InputError
 from schemas.layout import Layout
@@ -275,18 +273,8 @@ class _Other:
 _MEMORY = threading.Lock()
 
 
-class _Memory:
+class _Memory(_Other):
     """fsspec's memory://, which is of one process."""
-
-    def __init__(self, fs: MemoryFileSystem) -> None:
-        self._fs = fs
-
-    def read(self, path: str) -> Tagged | None:
-        try:
-            data = bytes(self._fs.cat_file(path))
-        except FileNotFoundError:
-            return None
-        return Tagged(data, digest_bytes(data))
 
     def write(self, path: str, data: bytes, tag: str | None) -> str | None:
         with _MEMORY:

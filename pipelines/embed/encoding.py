@@ -85,8 +85,9 @@ class BatchEncoder:
                 done[number] = item
                 continue
             content = contents[number] = digest_bytes(item.data)
-            if content in self._known:
-                done[number] = _row(item, self._known[content], self._known[content].vectors, content)
+            seen = self._known.get(content)
+            if seen is not None and seen.width * seen.height <= self._limits.max_pixels:  # else refused as any other
+                done[number] = _row(item, seen, seen.vectors, content)
                 continue
             try:
                 picture = decode(

@@ -11,7 +11,6 @@ canaries  `publish.canaries`: each query finds its item among the first k
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from pipelines.evaluate.published import Published, published
 from pipelines.evaluate.rejects import rejects_of
@@ -214,10 +213,3 @@ def answer(layout: Layout, number: int, asked: Sequence[tuple[str, int]]) -> lis
 
     snapshot = open_generation(layout, number)
     return [[found.key for found in snapshot.answer(text, k)] for text, k in asked]
-
-
-def final_r1(metrics: dict[str, Any]) -> float | None:
-    """R@1 of the order that is served, None when nothing was judged."""
-    figures = metrics.get("text_to_image", {})
-    value = figures.get("reranked", figures.get("fast", {})).get("R@1")
-    return float(value) if value is not None else None

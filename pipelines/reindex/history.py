@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.reindex import publish
-from pipelines.reindex.gates import final_r1, read_results
+from pipelines.reindex.gates import read_results
 from pipelines.reindex.lock import locked
 from pipelines.reindex.named import missing
 from schemas.errors import InputError
@@ -49,13 +49,20 @@ def generations(layout: Layout) -> list[Entry]:
             parent=one.parent,
             created=one.created,
             items=one.counts.embedded,
-            r1=final_r1(one.metrics),
+            r1=_final_r1(one.metrics),
             index=one.index,
             served=one.number == now,
             refused=_refused(layout, one.number),
         )
         for one in found
     ]
+
+
+def _final_r1(metrics: dict[str, Any]) -> float | None:
+    """R@1 of the order that is served, None when nothing was judged."""
+    figures = metrics.get("text_to_image", {})
+    value = figures.get("reranked", figures.get("fast", {})).get("R@1")
+    return float(value) if value is not None else None
 
 
 def _refused(layout: Layout, number: int) -> bool:

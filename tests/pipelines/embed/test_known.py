@@ -82,6 +82,13 @@ def test_settings_that_change_a_vector_are_another_vector_and_others_are_not(day
     assert recipe.vectors_digest != replace(recipe, encoder="f" * 64).vectors_digest
 
 
+def test_a_known_picture_beyond_a_lower_limit_is_refused_as_any_other(days, kit, recipe):
+    members = [*kit.picture_members(4), ("large.jpg", kit.jpeg(50, width=80, height=60))]
+    assert days.embed(members)[0].manifest.counts.embedded == 5
+    done, _ = days.embed(members, replace(recipe, embed=Embed(batch_size=8, max_pixels=2000)))
+    assert (done.manifest.counts.embedded, done.manifest.counts.rejected, done.reused) == (4, 1, 4)
+
+
 @pytest.mark.parametrize("harm", ["gone", "damaged"])
 def test_an_earlier_part_that_is_no_use_costs_time_alone(days, kit, tmp_path, harm, recipe, layout):
     done, _ = days.embed(kit.picture_members(9))
