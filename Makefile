@@ -9,15 +9,20 @@ STAMP := $(VENV)/.installed
 RUN   := $(VENV)/bin/fastslow
 
 # make index DATASET=flickr8k SHARDS='/data/flickr8k-test-*.tar' QUERIES=/data/flickr8k_test.tsv ENCODER=... SCORER=...
+# RUNNER=flink, or RUNNER=dataflow PROJECT=... REGION=... TEMP=gs://bucket/tmp IMAGE=...; BEAM='--name=value ...': any of Beam's
+BEAM_OPTIONS := $(if $(PROJECT),--project=$(PROJECT)) $(if $(REGION),--region=$(REGION)) \
+	$(if $(TEMP),--temp_location=$(TEMP)) $(if $(IMAGE),--sdk_container_image=$(IMAGE)) $(BEAM)
+WHERE := $(if $(RUNNER),--runner $(RUNNER)) $(if $(strip $(BEAM_OPTIONS)),-- $(BEAM_OPTIONS))
+
 OPTIONS := --root $(ROOT) $(if $(SHARDS),--shards '$(SHARDS)') $(if $(QUERIES),--queries $(QUERIES)) \
 	$(if $(ENCODER),--encoder $(ENCODER)) $(if $(SCORER),--scorer $(SCORER)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help index search test test-slow check format claims bench lock wheel clean
+.PHONY: help index flink-up flink-down search test test-slow check format claims bench lock wheel clean
 
 help:  ## print this help
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  DATASET=demo ROOT=build SHARDS= QUERIES= ENCODER= SCORER= ARGS='--set rerank.depth=50'"
+	@echo; echo "  DATASET=demo ROOT=build SHARDS= QUERIES= ENCODER= SCORER= RUNNER= ARGS='--set rerank.depth=50'"
 
 $(STAMP): requirements.txt setup.py
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or give PYTHON=/path/to/python3.11"; exit 2; }
@@ -34,7 +39,14 @@ $(STAMP): requirements.txt setup.py
 	@touch $@
 
 index: $(STAMP)  ## embed, index, rerank, evaluate and publish DATASET; only what changed is done
-	@$(RUN) reindex $(DATASET) $(OPTIONS)
+	@$(RUN) reindex $(DATASET) $(OPTIONS) $(WHERE)
+
+flink-up: $(STAMP)  ## a Flink cluster on this machine: then make index RUNNER=flink
+	@PYTHON=$(VENV)/bin/python deploy/flink/cluster.sh up
+	@echo "job server: $$(PYTHON=$(VENV)/bin/python deploy/flink/cluster.sh job-server)"
+
+flink-down:  ## stop what flink-up started
+	@deploy/flink/cluster.sh down
 
 search: $(STAMP)  ## ask the published index: make search Q='a red circle left of a blue square'
 	@$(RUN) search $(DATASET) '$(Q)' --root $(ROOT)

@@ -63,7 +63,7 @@ def job_rate(job: Job, pattern: str, *, images: int, lanes: int) -> float:
     counters: dict[str, int] = {}
 
     def run() -> None:
-        counters.update(embed_shards(todo.pending, todo.recipe, load=load, beam_args=job.beam_args, lanes=lanes))
+        counters.update(embed_shards(todo.pending, todo.recipe, load=load, runner=job.runner, lanes=lanes))
 
     taken = seconds(run)
     if counters.get("embedded") != images:

@@ -42,7 +42,10 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="Any config va
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON line on stdout instead of tables.")]
 Metrics = Annotated[str | None, typer.Option(help="After the run, however it ends: figures for node_exporter, *.prom.")]
-BeamArgs = Annotated[list[str] | None, typer.Argument(help="Beam options after --, e.g. -- --runner=FlinkRunner.")]
+RunnerName = Annotated[
+    str | None, typer.Option("--runner", help="Where: a name in configs/runners, e.g. flink; default: this machine.")
+]
+BeamArgs = Annotated[list[str] | None, typer.Argument(help="Beam options after --, laid over the runner's.")]
 Number = Annotated[int | None, typer.Option("--generation", help="Default: the one being served.")]
 
 STAGES: "dict[Stage, tuple[str, str]]" = {
@@ -69,6 +72,7 @@ def _add(verb: "Stage", purpose: str, example: str) -> None:
         dataset: Dataset,
         beam_args: BeamArgs = None,
         root: Root = "build",
+        runner: RunnerName = None,
         shards: Shards = None,
         queries: QueryLog = None,
         encoder: Encoder = None,
@@ -81,10 +85,10 @@ def _add(verb: "Stage", purpose: str, example: str) -> None:
         from pipelines.jobs import resolve_job
         from pipelines.reindex.metrics import recorded
 
-        models = {"encoder": encoder, "scorer": scorer}
+        chosen = {"runner": runner, "encoder": encoder, "scorer": scorer}
         with recorded(None if dry_run else metrics, dataset, root, until=verb) as record:
             job = resolve_job(
-                dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **models
+                dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **chosen
             )
             said = _run(job, verb, record, dry_run=dry_run)
         _show(*said, as_json=as_json)
@@ -114,6 +118,7 @@ def index(
     dataset: Dataset,
     beam_args: BeamArgs = None,
     root: Root = "build",
+    runner: RunnerName = None,
     shards: Shards = None,
     queries: QueryLog = None,
     encoder: Encoder = None,
@@ -138,9 +143,9 @@ def index(
     from pipelines.jobs import resolve_job
     from pipelines.reindex.metrics import recorded
 
-    models = {"encoder": encoder, "scorer": scorer}
+    chosen = {"runner": runner, "encoder": encoder, "scorer": scorer}
     with recorded(None if plan or dry_run else metrics, dataset, root, until="index") as record:
-        job = resolve_job(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **models)
+        job = resolve_job(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **chosen)
         if plan:
             from pipelines.reindex.job import estimate_index
 
@@ -156,6 +161,7 @@ def doctor(
     dataset: Annotated[str | None, typer.Argument(help="As for reindex; default: the machine and the root.")] = None,
     beam_args: BeamArgs = None,
     root: Root = "build",
+    runner: RunnerName = None,
     shards: Shards = None,
     queries: QueryLog = None,
     encoder: Encoder = None,
@@ -167,15 +173,15 @@ def doctor(
 
     Example: [bold]fastslow doctor demo[/bold]
 
-    On a cluster: [bold]fastslow doctor demo --root s3://bucket/index -- --runner=FlinkRunner ...[/bold]
+    On a cluster: [bold]fastslow doctor demo --root s3://bucket/index --runner flink-workers[/bold]
     """
     from pipelines import tables
     from pipelines.doctor.job import run
 
     if dataset is not None and dataset.startswith("-"):  # Beam's options, without a dataset
         beam_args, dataset = [dataset, *(beam_args or ())], None
-    models = {"encoder": encoder, "scorer": scorer}
-    found = run(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **models)
+    chosen = {"runner": runner, "encoder": encoder, "scorer": scorer}
+    found = run(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **chosen)
     _show(found.as_dict(), tables.findings_table(found.findings), as_json=as_json)
     found.refuse()
 
@@ -332,6 +338,7 @@ def replay(
     dataset: Dataset,
     beam_args: BeamArgs = None,
     root: Root = "build",
+    runner: RunnerName = None,
     shards: Shards = None,
     queries: QueryLog = None,
     encoder: Encoder = None,
@@ -350,9 +357,9 @@ def replay(
     from pipelines.reindex import job as reindex
     from pipelines.reindex.metrics import recorded
 
-    models = {"encoder": encoder, "scorer": scorer}
+    chosen = {"runner": runner, "encoder": encoder, "scorer": scorer}
     with recorded(None if dry_run else metrics, dataset, root, until="reindex") as record:
-        job = resolve_job(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **models)
+        job = resolve_job(dataset, beam_args, root=root, shards=shards, queries=queries, settings=settings, **chosen)
         if dry_run:
             steps = reindex.plan_replay(job)
             _show([step.as_dict() for step in steps], tables.plan_table(job.dataset.name, steps), as_json=as_json)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from schemas.configs import DatasetConfig, EncoderConfig, find, load
+from schemas.configs import DatasetConfig, EncoderConfig, RunnerConfig, find, load
 from schemas.errors import ConfigError
-from schemas.jobs import Job
+from schemas.jobs import Job, Runner
 from schemas.layout import Layout
 
 
@@ -14,6 +14,7 @@ def resolve_job(
     beam_args: Sequence[str] | None = None,
     *,
     root: str,
+    runner: str | None = None,
     shards: Sequence[str] | None = None,
     queries: str | None = None,
     encoder: str | None = None,
@@ -24,8 +25,9 @@ def resolve_job(
 
     Args:
       dataset: a name in configs/datasets, or a YAML file.
-      beam_args: Beam's own options, `--name=value`.
+      beam_args: Beam's own options, `--name=value`; laid over the runner's.
       root: output root, a folder, `s3://bucket/prefix` or `gs://bucket/prefix`.
+      runner: a name in configs/runners, or a YAML file; None: this machine, or what beam_args say.
       shards: replace the config's shards (and what it would prepare).
       queries: replaces the config's query log.
       encoder: replaces the config's encoder; where the config uses one model for both sides, it becomes the
@@ -36,7 +38,6 @@ def resolve_job(
     Raises:
       ConfigError: a name is unknown, a value does not fit, or an argument belongs to no option.
     """
-    _refuse_stray(beam_args or ())
     config = load(DatasetConfig, find("datasets", dataset), settings=settings or ())
     shared = config.scorer == config.encoder
     changes: dict[str, object] = {}
@@ -54,8 +55,22 @@ def resolve_job(
         encoder=resolve_encoder(config.encoder),
         scorer=resolve_encoder(config.scorer) if config.scorer else None,
         layout=Layout(root, config.name),
-        beam_args=tuple(beam_args or ()),
+        runner=resolve_runner(runner, beam_args, title=config.name),
     )
+
+
+def resolve_runner(name: str | None, beam_args: Sequence[str] | None = None, *, title: str = "job") -> Runner:
+    """Where pipelines run, by the name of a preset, with Beam's own options over it.
+
+    Raises:
+      ConfigError: the name is unknown, or an argument belongs to no option.
+    """
+    _refuse_stray(beam_args or ())
+    preset = load(RunnerConfig, find("runners", name)) if name is not None else RunnerConfig()
+    arguments = (*preset.arguments(), *(beam_args or ()))
+    if preset.processes != 1 and any(argument.startswith("--runner") for argument in arguments):
+        raise ConfigError(f"runner {name}: its {preset.processes} processes are of this machine; leave --runner out")
+    return Runner(title, arguments, preset.processes, preset.shared_folders)
 
 
 def _refuse_stray(beam_args: Sequence[str]) -> None:

@@ -27,6 +27,6 @@ def configure(level: int) -> None:
     for name in OURS:
         logging.getLogger(name).setLevel(level)
     # Beam logs the traceback of whatever a DoFn raises, and then hands it on: the command says it once, in a sentence.
-    logging.getLogger("apache_beam.runners.common").setLevel(
-        logging.DEBUG if level <= logging.DEBUG else logging.CRITICAL
-    )
+    # Workers that an engine has dismissed log that their line is dead; that a job server starts is a warning to Beam.
+    for name in ("apache_beam.runners.common", "apache_beam.runners.worker", "apache_beam.utils.subprocess_server"):
+        logging.getLogger(name).setLevel(logging.DEBUG if level <= logging.DEBUG else logging.CRITICAL)

@@ -165,6 +165,37 @@ class EncoderConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the machine has it and vectors agree
 
 
+OptionValue = bool | int | float | str | tuple[str, ...]
+
+
+class RunnerConfig(Config):
+    """Where a job's Beam pipelines run: a runner with its options, or this machine."""
+
+    options: dict[str, OptionValue] = {}  # Beam's, by name without dashes; without `runner`: this machine
+    processes: Positive | Literal["gpus"] = 1  # on this machine, each with a model; "gpus": one for each GPU
+    shared_folders: bool = False  # folders of this machine are mounted in the same place on every worker
+
+    @model_validator(mode="after")
+    def _processes_are_ours(self) -> Self:
+        if self.processes != 1 and "runner" in self.options:
+            raise ValueError(f"processes are of this machine, the workers of {self.options['runner']} are its own")
+        return self
+
+    def arguments(self) -> tuple[str, ...]:
+        """The options as a command line has them.
+
+        >>> RunnerConfig(options={"runner": "FlinkRunner", "parallelism": 2, "no_auth": True}).arguments()
+        ('--runner=FlinkRunner', '--parallelism=2', '--no_auth')
+        """
+        return tuple(argument for name, value in self.options.items() for argument in _as_arguments(name, value))
+
+
+def _as_arguments(name: str, value: OptionValue) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no_{name}"]
+    return [f"--{name}={one}" for one in (value if isinstance(value, tuple) else (value,))]
+
+
 ConfigType = TypeVar("ConfigType", bound=Config)
 
 
@@ -174,7 +205,7 @@ def folders() -> list[Path]:
     return [Path("configs"), here / "configs", here / "pipelines" / "configs"]
 
 
-def find(kind: Literal["datasets", "encoders", "train"], name: str) -> Path:
+def find(kind: Literal["datasets", "encoders", "runners", "train"], name: str) -> Path:
     """The file of a config given by name or by path.
 
     Raises:
@@ -192,7 +223,7 @@ def find(kind: Literal["datasets", "encoders", "train"], name: str) -> Path:
         return known[name]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    what = {"datasets": "dataset", "encoders": "encoder", "train": "training config"}[kind]
+    what = {"datasets": "dataset", "encoders": "encoder", "runners": "runner", "train": "training config"}[kind]
     listed = ", ".join(sorted(known)) or "none"
     raise ConfigError(f"unknown {what} {name!r}{hint} Known: {listed}; or give a YAML file")
 

@@ -11,7 +11,7 @@ from fsspec.core import url_to_fs
 from pipelines.doctor import accelerator, dataset, environment, machine, models, runner, served, store
 from pipelines.doctor.finding import Finding, error, ok
 from pipelines.index.proposal import parse_bytes
-from pipelines.jobs import resolve_job
+from pipelines.jobs import resolve_job, resolve_runner
 from schemas.errors import ConfigError, FastslowError
 from schemas.jobs import Job
 
@@ -57,7 +57,7 @@ def run(name: str | None, beam_args: Sequence[str] | None = None, *, root: str, 
     """
     with ThreadPoolExecutor(len(environment.TOGETHER)) as pool:  # in processes of their own, meanwhile:
         loading = [pool.submit(environment.loaded, *one) for one in environment.TOGETHER.items()]
-        findings, job = [], None
+        findings, job, named = [], None, overrides.get("runner")
         if name is not None:
             try:
                 job = resolve_job(name, beam_args, root=root, **overrides)
@@ -65,7 +65,7 @@ def run(name: str | None, beam_args: Sequence[str] | None = None, *, root: str, 
             except ConfigError as problem:
                 findings.append(error("config", str(problem)))
         inputs = _inputs(job) if job else dataset.Inputs([])
-        for check, look in _looks(job, inputs, root, beam_args or ()):
+        for check, look in _looks(job, inputs, root, named, beam_args or ()):
             findings += _guarded(check, look)
         loads = [future.result() for future in loading]
     torch = next((one.torch for one in loads if one.torch), None)
@@ -76,7 +76,9 @@ def run(name: str | None, beam_args: Sequence[str] | None = None, *, root: str, 
 Look = Callable[[], Iterable[Finding]]
 
 
-def _looks(job: Job | None, inputs: dataset.Inputs, root: str, beam_args: Sequence[str]) -> list[tuple[str, Look]]:
+def _looks(
+    job: Job | None, inputs: dataset.Inputs, root: str, named: str | None, beam_args: Sequence[str]
+) -> list[tuple[str, Look]]:
     """Name and check, in order."""
     needed = LEAST_ROOM + int(ROOM_SHARE * inputs.size_bytes)
     looks: list[tuple[str, Look]] = [
@@ -94,7 +96,14 @@ def _looks(job: Job | None, inputs: dataset.Inputs, root: str, beam_args: Sequen
             ("lock", lambda: [served.lock(job.layout)]),
             ("served", lambda: [served.generation(job.layout)]),
         ]
-    return [*looks, ("runner", lambda: runner.look(beam_args, root=root, shards=inputs.shards))]
+    return [*looks, ("runner", lambda: _where(named, beam_args, root, inputs.shards))]
+
+
+def _where(named: str | None, beam_args: Sequence[str], root: str, shards: Sequence[str]) -> list[Finding]:
+    try:
+        return runner.look(resolve_runner(named, beam_args), root=root, shards=shards)
+    except ConfigError as problem:
+        return [error("runner", str(problem))]
 
 
 def _guarded(check: str, look: Look) -> list[Finding]:

@@ -14,9 +14,11 @@ import requests
 
 from pipelines.doctor.finding import Finding, error, ok, warning
 from pipelines.doctor.store import is_local
+from schemas.errors import ConfigError
+from schemas.jobs import Runner
 
 if TYPE_CHECKING:  # Beam is slow to load
-    from pipelines.local_runner import Understood
+    from pipelines.runners.options import Understood
 
 ANSWER_S = 5.0
 """Longest wait for a cluster, a port or the Docker daemon."""
@@ -35,19 +37,20 @@ NO_DOCKER = (
 )
 
 
-def look(beam_args: Sequence[str], *, root: str, shards: Sequence[str] = ()) -> list[Finding]:
+def look(where: Runner, *, root: str, shards: Sequence[str] = ()) -> list[Finding]:
     """What speaks against running with these options; connects to a cluster that they name, and submits nothing.
 
     Args:
+      where: the runner with its options.
       root, shards: what workers write to and read.
     """
-    if not beam_args:
-        return [ok("runner", "Beam's own, in this process")]
-    from pipelines.local_runner import understood
-    from schemas.errors import ConfigError
+    if not where.beam_args:
+        how = "this process" if where.processes == 1 else f"processes of this machine: {where.processes}"
+        return [ok("runner", f"Beam's own, in {how}")]
+    from pipelines.runners.options import understood
 
     try:
-        asked = understood(beam_args)
+        asked = understood(where.beam_args)
     except ConfigError as problem:
         return [error("runner", str(problem))]
     found = [error("runner", problem) for problem in asked.problems]
@@ -56,7 +59,7 @@ def look(beam_args: Sequence[str], *, root: str, shards: Sequence[str] = ()) -> 
         found.append(warning("runner", f"Beam knows no {names} and drops it", "is it misspelt?"))
     found += _local(asked) if asked.local else _remote(asked)
     found += _hints(asked)
-    if not asked.local and not _workers_here(asked):
+    if not asked.local and not where.shared_folders and not _workers_here(asked):
         found += _reach(asked, root, shards)
     return found or [ok("runner", asked.runner)]
 
@@ -75,8 +78,10 @@ def _local(asked: "Understood") -> Iterator[Finding]:
             "--direct_running_mode=multi_processing: each process loads the model, and if one is killed the run hangs",
             "leave it out",
         )
-    if asked.runner in ("SwitchingDirectRunner", "PrismRunner"):
+    if asked.runner == "SwitchingDirectRunner":
         yield warning("runner", f"{asked.runner} first tries to download another engine", "leave --runner out")
+    if asked.runner == "PrismRunner" and not asked.values["prism_location"]:
+        yield warning("runner", "PrismRunner downloads its engine", "--prism_location=FILE, a binary of yours")
 
 
 def _remote(asked: "Understood") -> Iterator[Finding]:
@@ -235,7 +240,8 @@ def _reach(asked: "Understood", root: str, shards: Sequence[str]) -> Iterator[Fi
         if "Dataflow" in asked.runner:
             yield error("reach", found, "a bucket: gs://BUCKET/FOLDER")
         else:
-            yield warning("reach", found, "an object store; or is the folder mounted in the same place on all of them?")
+            way_out = "an object store; or, if it is mounted in the same place on all of them, shared_folders: true"
+            yield error("reach", found, f"{way_out} in a runner's YAML")
 
 
 def _connects(address: str) -> bool:

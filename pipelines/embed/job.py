@@ -54,15 +54,20 @@ def run(
     if todo.pending:
         from encoders.registry import load_dual
         from pipelines.embed.transforms import embed_shards
+        from pipelines.runners.following import following
 
         sizes = [shard.size_bytes for shard in todo.pending]
+        units = {shard.paths.manifest: float(shard.size_bytes) for shard in todo.pending}
         logger.info(
             "embedding %d of %d shards of %s into %s", len(sizes), len(todo.shards), job.dataset.name, todo.folder
         )
         # the dtype is settled here, so that no worker chooses differently
         load = functools.partial(load_dual, pinned(job.encoder, job.layout), layout=job.layout)
-        with progress.watch(f"embed {job.dataset.name}", total=sum(sizes) if all(sizes) else None, unit="items"):
-            counters = embed_shards(todo.pending, todo.recipe, load=load, beam_args=job.beam_args, lanes=lanes)
+        with (
+            progress.watch(f"embed {job.dataset.name}", total=sum(sizes) if all(sizes) else None, unit="items"),
+            following(units, job.runner, lambda url: EmbeddingManifest.read(url).counts.seen),
+        ):
+            counters = embed_shards(todo.pending, todo.recipe, load=load, runner=job.runner, lanes=lanes)
         logger.info("embedded: %s", ", ".join(f"{name} {number}" for name, number in sorted(counters.items())))
         todo = plan(job, shards)
         if todo.pending:

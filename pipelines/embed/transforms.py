@@ -17,8 +17,9 @@ from encoders.base import DualEncoder
 from pipelines.embed.lanes import Lanes
 from pipelines.embed.plan import PlannedShard, Recipe
 from pipelines.embed.shard import embed_shard
-from pipelines.local_runner import new_pipeline, remembering_errors, run
+from pipelines.runners.run import remembering_errors, run_over
 from schemas.commits import exists
+from schemas.jobs import Runner
 
 COUNTED = ("seen", "embedded", "rejected", "images", "videos", "caption_errors", "ignored_members")
 
@@ -87,11 +88,8 @@ def embed_shards(
     recipe: Recipe,
     *,
     load: Callable[[], DualEncoder],
-    beam_args: Sequence[str],
+    runner: Runner,
     lanes: int | None = None,
 ) -> dict[str, int]:
-    """Runs `EmbedShards` over the shards and returns its counters; arguments as there, errors as `local_runner.run`."""
-    pipeline = new_pipeline(beam_args)
-    _ = pipeline | "Shards" >> beam.Create(list(shards)) | "EmbedShards" >> EmbedShards(recipe, load, lanes)
-    counters = run(pipeline).metrics().query()["counters"]
-    return {c.key.metric.name: c.result for c in counters if c.key.metric.namespace == "embed-shards"}
+    """Runs `EmbedShards` over the shards and returns its counters; arguments as there, errors as of `run_over`."""
+    return run_over(shards, EmbedShards(recipe, load, lanes), counted="embed-shards", runner=runner)

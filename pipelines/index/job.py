@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,13 +173,17 @@ class _Making:
             todo = [one for one in planned if not exists(one.manifest)]
             if todo:
                 from pipelines.index.transforms import fill_partials
+                from pipelines.runners.following import following
 
-                rows = sum(part.data.rows for part in EmbeddingManifest.read_all(one.part for one in todo))
+                rows = [part.data.rows for part in EmbeddingManifest.read_all(one.part for one in todo)]
+                runner = replace(self.job.runner, processes=1)  # FAISS takes all cores in one
+                units = {one.manifest: float(count) for one, count in zip(todo, rows, strict=True)}
                 with (
                     self._timed("fill"),
-                    progress.watch(f"index {self.job.layout.dataset}", total=rows, unit="vectors"),
+                    progress.watch(f"index {self.job.layout.dataset}", total=sum(rows), unit="vectors"),
+                    following(units, runner, lambda url: int(units[url])),
                 ):
-                    fill_partials(todo, where, beam_args=self.job.beam_args)
+                    fill_partials(todo, where, runner=runner)
             return planned
 
         return filled

@@ -15,8 +15,9 @@ from apache_beam.metrics import Metrics
 from pipelines import progress
 from pipelines.index.partial import PlannedPartial, fill_partial
 from pipelines.index.trained import Trained, open_trained
-from pipelines.local_runner import new_pipeline, remembering_errors, run
+from pipelines.runners.run import remembering_errors, run_over
 from schemas.commits import exists
+from schemas.jobs import Runner
 
 
 @dataclass
@@ -60,9 +61,6 @@ class _FillPartial(beam.DoFn):
         yield planned.manifest
 
 
-def fill_partials(planned: Sequence[PlannedPartial], trained: Trained, *, beam_args: Sequence[str]) -> dict[str, int]:
-    """Runs `FillPartials` and returns its counters; errors as `local_runner.run`."""
-    pipeline = new_pipeline(beam_args)
-    _ = pipeline | "Parts" >> beam.Create(list(planned)) | "FillPartials" >> FillPartials(trained)
-    counters = run(pipeline).metrics().query()["counters"]
-    return {c.key.metric.name: c.result for c in counters if c.key.metric.namespace == "fill-partials"}
+def fill_partials(planned: Sequence[PlannedPartial], trained: Trained, *, runner: Runner) -> dict[str, int]:
+    """Runs `FillPartials` and returns its counters; errors as of `run_over`."""
+    return run_over(planned, FillPartials(trained), counted="fill-partials", runner=runner)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from pipelines.evaluate.published import Published, published
 from pipelines.evaluate.rejects import rejects_of
-from pipelines.reindex.apart import run_apart
+from pipelines.runners.apart import run_apart
 from schemas.commits import exists, read_json
 from schemas.errors import ConfigError, GateError, InputError
 from schemas.layout import Layout

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipelines.doctor import runner
 from pipelines.embed import job as embed
 from pipelines.embed import plan as embed_plan
 from pipelines.embed import queries as query_stage
@@ -21,17 +22,18 @@ from pipelines.index import job as index
 from pipelines.index import plan as index_plan
 from pipelines.prepare import job as prepare
 from pipelines.reindex import gates, publish
-from pipelines.reindex.apart import run_apart
 from pipelines.reindex.lock import locked
 from pipelines.reindex.summary import Step, Summary
 from pipelines.rerank import job as rerank
+from pipelines.runners.apart import run_apart
 from schemas.commits import exists
 from schemas.digests import digest_value
-from schemas.errors import InputError, LedgerError
+from schemas.errors import ConfigError, InputError, LedgerError
 from schemas.jobs import Job
 from schemas.manifests import EmbeddingManifest, Generation, IndexManifest, embedding_set_digest
 
 if TYPE_CHECKING:
+    from pipelines.doctor.finding import Finding
     from pipelines.index.estimate import Estimate
 
 logger = logging.getLogger(__name__)
@@ -92,6 +94,7 @@ def run(job: Job, *, until: Stage = "reindex", summary: Summary | None = None) -
       BusyError: another run is at work on the dataset.
       FastslowError: as the stages raise; GateError when the generation is built but refused.
     """
+    _refuse_runner(job)
     with locked(job.layout, f"fastslow {until}"):
         return _run(job, until, summary or Summary(job.dataset.name))
 
@@ -104,12 +107,30 @@ def replay(job: Job, *, summary: Summary | None = None) -> Summary:
 
     Errors and arguments as of `run`.
     """
+    _refuse_runner(job)
     with locked(job.layout, "fastslow replay"):
         todo = _refused(job)
         if todo.pending:
             logger.info("%s: samples of %d shards are tried again", job.dataset.name, len(todo.pending))
             run_apart(partial(embed.run, replay=True), job, [shard.url for shard in todo.shards])
         return _run(job, "reindex", summary or Summary(job.dataset.name))
+
+
+def _refuse_runner(job: Job) -> None:
+    """Options that cannot work are named before anything is submitted."""
+    if not job.runner.beam_args:
+        return
+    found = runner.look(job.runner, root=job.layout.root, shards=job.dataset.shards)
+    for one in found:
+        if one.state == "warning":
+            logger.warning("%s", _said(one))
+    errors = [_said(one) for one in found if one.state == "error"]
+    if errors:
+        raise ConfigError("; ".join(errors))
+
+
+def _said(one: "Finding") -> str:
+    return f"{one.found}; the way out: {one.remedy}" if one.remedy else one.found
 
 
 def plan_replay(job: Job) -> list[Step]:

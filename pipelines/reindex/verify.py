@@ -19,7 +19,7 @@ from pipelines.index.levels import read_ids
 from pipelines.index.parts import ids_of
 from pipelines.index.search import local_file, open_tombstones
 from pipelines.reindex import agreement, named, sampled
-from pipelines.reindex.apart import run_apart
+from pipelines.runners.apart import run_apart
 from schemas.commits import read_json
 from schemas.configs import DatasetConfig, parse
 from schemas.digests import digest_file

@@ -231,14 +231,19 @@ def _score(job: Job, tasks: Sequence[ShardTask], scorer: str, lanes: int | None)
         from encoders.registry import load_scorer
         from pipelines.rerank.shard import Recipe
         from pipelines.rerank.transforms import score_shards
+        from pipelines.runners.following import following
 
         recipe = Recipe(scorer, job.dataset.rerank, job.dataset.embed)
         # the dtype is settled here, so that no worker chooses differently
         load = functools.partial(load_scorer, pinned(job.scorer, job.layout), layout=job.layout)
         total = sum(task.pairs for task in pending)
         logger.info("scoring %d pairs of %d of %d shards", total, len(pending), len(tasks))
-        with progress.watch(f"rerank {job.dataset.name}", total=total, unit="pairs"):
-            counters = score_shards(pending, recipe, load=load, beam_args=job.beam_args, lanes=lanes)
+        units = {task.paths.manifest: float(task.pairs) for task in pending}
+        with (
+            progress.watch(f"rerank {job.dataset.name}", total=total, unit="pairs"),
+            following(units, job.runner, lambda url: ScoresManifest.read(url).pairs),
+        ):
+            counters = score_shards(pending, recipe, load=load, runner=job.runner, lanes=lanes)
         logger.info("scored: %s", ", ".join(f"{name} {number}" for name, number in sorted(counters.items())))
     return ScoresManifest.read_all(task.paths.manifest for task in tasks)
 

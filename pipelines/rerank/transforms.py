@@ -15,10 +15,11 @@ from apache_beam.utils.shared import Shared
 
 from encoders.base import PairScorer
 from pipelines.embed.lanes import Lanes
-from pipelines.local_runner import new_pipeline, remembering_errors, run
 from pipelines.rerank.plan import ShardTask
 from pipelines.rerank.shard import Recipe, score_shard
+from pipelines.runners.run import remembering_errors, run_over
 from schemas.commits import exists
+from schemas.jobs import Runner
 
 COUNTED = ("pairs", "reused", "unscored", "items")
 
@@ -87,11 +88,8 @@ def score_shards(
     recipe: Recipe,
     *,
     load: Callable[[], PairScorer],
-    beam_args: Sequence[str],
+    runner: Runner,
     lanes: int | None = None,
 ) -> dict[str, int]:
-    """Runs `ScoreShards` over the tasks and returns its counters; arguments as there, errors as `local_runner.run`."""
-    pipeline = new_pipeline(beam_args)
-    _ = pipeline | "Tasks" >> beam.Create(list(tasks)) | "ScoreShards" >> ScoreShards(recipe, load, lanes)
-    counters = run(pipeline).metrics().query()["counters"]
-    return {c.key.metric.name: c.result for c in counters if c.key.metric.namespace == "score-shards"}
+    """Runs `ScoreShards` over the tasks and returns its counters; arguments as there, errors as of `run_over`."""
+    return run_over(tasks, ScoreShards(recipe, load, lanes), counted="score-shards", runner=runner)

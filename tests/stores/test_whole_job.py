@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from encoders import registry
-from pipelines.reindex import apart, history, publish
+from pipelines.reindex import history, publish
 from pipelines.reindex import job as reindex
 from pipelines.reindex.gc import collect
+from pipelines.runners import apart
 from schemas.commits import exists, publish_bytes, read_json
 from schemas.jobs import Job
 from schemas.layout import Layout

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from pipelines.doctor import runner
+from schemas.jobs import Runner
 
 CLOSED = "127.0.0.1:9"
 FLINK = {"taskmanagers": 1, "slots-total": 2, "slots-available": 2, "jobs-running": 0, "flink-version": "2.2.1"}
 
 
 def look(*beam_args: str, root: str = "s3://bucket/root", shards: tuple[str, ...] = ()):
-    return runner.look(beam_args, root=root, shards=shards)
+    return runner.look(Runner(beam_args=beam_args), root=root, shards=shards)
 
 
 def only(found, state: str) -> str:
@@ -97,7 +98,7 @@ def test_without_options_the_run_is_ours():
         (["--runner=DirectRunner"], "warning", "tries to download another engine"),
         (["--resource_hint=accelerator=type:nvidia-l4;count:1"], "warning", "only Dataflow acts on accelerator=type"),
         (["--direct_runner_bundle_repeat=1"], "ok", "LocalRunner"),
-        (["--runner=pipelines.local_runner.LocalRunner"], "ok", "LocalRunner"),
+        (["--runner=pipelines.runners.local.LocalRunner"], "ok", "LocalRunner"),
     ],
 )
 def test_options_of_a_run_on_this_machine(arguments, state, said):
@@ -269,4 +270,4 @@ def test_workers_elsewhere_must_reach_root_and_shards(programs):
     assert "shard /data/a.tar" in found[1].found
     programs(java="", docker="")
     found = look("--runner=FlinkRunner", "--flink_master=192.0.2.1:8081", SHIPPED, root=str(Path.cwd()))
-    assert [(one.check, one.state) for one in found] == [("flink", "error"), ("reach", "warning")]
+    assert [(one.check, one.state) for one in found] == [("flink", "error"), ("reach", "error")]

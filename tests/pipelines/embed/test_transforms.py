@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.embed.transforms import embed_shards
 from schemas.errors import InputError, ModelError
+from schemas.jobs import Runner
 from schemas.manifests import EmbeddingManifest
 
 
@@ -20,7 +21,7 @@ def shards_of(kit, folder: Path, layout, recipe, count: int = 3):
 
 def run(kit, shards, recipe, *, beam_args=(), load=None):
     load = load or functools.partial(kit.ProjectionEncoder)
-    return embed_shards(shards, recipe, load=load, beam_args=beam_args, lanes=2)
+    return embed_shards(shards, recipe, load=load, runner=Runner(beam_args=tuple(beam_args)), lanes=2)
 
 
 def contents(root: str) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from pipelines.index.proposal import Proposal
 from pipelines.index.trained import ensure_trained, open_trained
 from pipelines.index.transforms import fill_partials
 from schemas.errors import InputError, LedgerError
+from schemas.jobs import Runner
 from schemas.manifests import TrainedManifest
 
 KEYS = ["IVF8,Flat", "IVF8,PQ4x4", "OPQ4_8,IVF8,PQ4x4", "PCA8,IVF4,SQ8", "IVF4_HNSW4,PQ4x4"]
@@ -33,7 +34,7 @@ def bytes_of(index) -> bytes:
 def test_merged_parts_are_what_one_process_fills(world, tmp_path, key):
     plan, proposal, where, index = ready(world, key)
     planned = partial.plan_partials(world.job.layout, where.digest, plan.part_urls, plan.levels[0])
-    counted = fill_partials(planned, where, beam_args=["--direct_runner_bundle_repeat=1"])
+    counted = fill_partials(planned, where, runner=Runner(beam_args=("--direct_runner_bundle_repeat=1",)))
     assert counted["parts-skipped"] == len(planned)  # of the replay, the last that counts: no part is filled twice
     merge_lists([partial.data_of(one) for one in planned], tmp_path / "merged", index=index, whole=True)
     whole = build.build(plan, proposal, train_rows=300, seed=3)

@@ -112,7 +112,7 @@ class World:
         config = self.job.dataset
         update = {name: getattr(config, name).model_copy(update=new) for name, new in sections.items()}
         return Job(
-            config.model_copy(update=update), self.job.encoder, self.job.scorer, self.job.layout, self.job.beam_args
+            config.model_copy(update=update), self.job.encoder, self.job.scorer, self.job.layout, self.job.runner
         )
 
 

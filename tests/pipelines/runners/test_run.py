@@ -6,7 +6,9 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions
 
-from pipelines.local_runner import LocalRunner, is_local, new_pipeline, remembering_errors, run
+from pipelines.runners.local import LocalRunner
+from pipelines.runners.options import is_local
+from pipelines.runners.run import new_pipeline, remembering_errors, run
 from schemas.errors import InputError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.reindex.apart import run_apart
+from pipelines.runners.apart import run_apart
 from schemas.errors import FastslowError, GateError
 
 REPO = Path(__file__).resolve().parents[3]
@@ -58,7 +58,7 @@ def test_it_dies_with_a_parent_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, time, sys\n"
-        "from pipelines.reindex.apart import run_apart\n"
+        "from pipelines.runners.apart import run_apart\n"
         "def work(path):\n"
         "    open(path, 'w').write(str(os.getpid()))\n"
         "    time.sleep(60)\n"

@@ -1,0 +1,124 @@
+"""What a Flink cluster needs beyond Beam's options: a job server, the cluster's slots, and a way to cancel."""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PipelineOptions
+from apache_beam.utils.subprocess_server import JavaJarServer
+
+from schemas.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED = ("[local]", "[auto]")
+"""Values of --flink_master that start Flink inside the job server, here."""
+
+ANSWER_S = 10.0
+"""Longest wait for the cluster's REST port."""
+
+SHOWN_WITHIN_S = 5.0
+"""A job that was submitted a moment ago is listed by then."""
+
+CANCELLED_WITHIN_S = 30.0
+"""A job that was cancelled has ended by then."""
+
+ASK_EVERY_S = 0.5
+
+ENDED = ("CANCELED", "FAILED", "FINISHED")
+
+
+def complete(beam_args: Sequence[str]) -> list[str]:
+    """Flink options that were left out: the job server, and as much parallelism as the cluster has slots.
+
+    Options of other runners come back as they are.
+
+    Raises:
+      ConfigError: FLINK_JOB_SERVER_JAR names no file, or the cluster does not answer.
+    """
+    arguments = list(beam_args)
+    options = PipelineOptions(arguments).view_as(FlinkRunnerOptions)
+    if "FlinkRunner" not in str(PipelineOptions(arguments).get_all_options()["runner"]):
+        return arguments
+    if options.flink_job_server_jar is None:
+        jar = job_server(options.flink_version)
+        if jar is not None:
+            arguments.append(f"--flink_job_server_jar={jar}")
+            logger.info("job server: %s", jar)
+        else:
+            logger.info("job server: Beam fetches its own for Flink %s", options.flink_version)
+    if options.parallelism == -1 and options.flink_master not in EMBEDDED:
+        slots = _get(options.flink_master, "overview")["slots-total"]
+        arguments.append(f"--parallelism={max(slots, 1)}")
+    return arguments
+
+
+def job_server(version: str) -> Path | None:
+    """The jar to submit with: one that is given, Beam's own where it was fetched, the one built by deploy/flink.
+
+    Args:
+      version: of Flink, as "1.19".
+
+    Returns:
+      None: there is none here, Beam fetches its own.
+
+    Raises:
+      ConfigError: FLINK_JOB_SERVER_JAR names no file.
+    """
+    given = os.environ.get("FLINK_JOB_SERVER_JAR")
+    if given:
+        if not Path(given).is_file():
+            raise ConfigError(f"FLINK_JOB_SERVER_JAR={given}: no such file")
+        return Path(given)
+    name = JavaJarServer.path_to_beam_jar(f"runners:flink:{version}:job-server:shadowJar").rpartition("/")[2]
+    cache = Path(os.environ.get("FASTSLOW_CACHE") or Path.home() / ".cache" / "fastslow")
+    places = (Path(JavaJarServer.JAR_CACHE) / name, cache / "flink" / f"job-server-{version}.jar")
+    return next((place for place in places if place.is_file()), None)
+
+
+def cancel(options: PipelineOptions) -> bool:
+    """Cancels a job by its name, through the cluster: the job server may have gone with the same Ctrl-C.
+
+    Returns:
+      Whether the job is on a Flink cluster at all.
+
+    Raises:
+      ConfigError, requests.RequestException: the cluster does not answer.
+    """
+    master = str(options.view_as(FlinkRunnerOptions).flink_master)
+    named = str(options.get_all_options(drop_default=True).get("runner", ""))
+    if "FlinkRunner" not in named or master in EMBEDDED:
+        return False
+    name = options.view_as(GoogleCloudOptions).job_name
+    began, state = time.monotonic(), None
+    while time.monotonic() - began < (SHOWN_WITHIN_S if state is None else CANCELLED_WITHIN_S):
+        job = next((job for job in _get(master, "jobs/overview")["jobs"] if job["name"] == name), None)
+        state = job["state"] if job is not None else state
+        if state in ENDED:
+            break
+        if job is not None and state != "CANCELLING":
+            requests.patch(f"{_url(master)}/jobs/{job['jid']}?mode=cancel", timeout=ANSWER_S).raise_for_status()
+        time.sleep(ASK_EVERY_S)
+    logger.info("job %s on %s: %s", name, master, state or "never got there")
+    return True
+
+
+def _url(master: str) -> str:
+    return (master if urlsplit(master).scheme in ("http", "https") else f"http://{master}").rstrip("/")
+
+
+def _get(master: str, path: str) -> dict[str, Any]:
+    try:
+        answer = requests.get(f"{_url(master)}/{path}", timeout=ANSWER_S)
+        answer.raise_for_status()
+        return dict(answer.json())
+    except (requests.RequestException, ValueError) as error:
+        raise ConfigError(
+            f"--flink_master={master} does not answer as Flink does ({type(error).__name__}); start the cluster "
+            "(make flink-up), or give the address of its REST port"
+        ) from error
