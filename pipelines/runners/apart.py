@@ -86,7 +86,8 @@ def run_apart(function: Callable[..., ResultType], *arguments: Any) -> ResultTyp
 
 def _call(sender: Connection, level: int, place: tuple[dict[str, str], Collection[int] | None], call: bytes) -> None:
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)  # a killed run leaves no worker behind
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt_once)
     environment, cores = place
     os.environ.update(environment)
     if cores is not None:
@@ -102,8 +103,15 @@ def _call(sender: Connection, level: int, place: tuple[dict[str, str], Collectio
     sender.close()
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+_interrupted = False
+
+
+def _interrupt_once(*_: object) -> None:
+    """Ctrl-C comes from the terminal, then again from the parent: tidying up is not interrupted by that."""
+    global _interrupted  # noqa: PLW0603
+    if not _interrupted:
+        _interrupted = True
+        raise KeyboardInterrupt
 
 
 def _portable(error: BaseException) -> BaseException:

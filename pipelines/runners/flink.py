@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions
 from apache_beam.utils.subprocess_server import JavaJarServer
 
 from schemas.errors import ConfigError
@@ -81,20 +81,12 @@ def job_server(version: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def cancel(options: PipelineOptions) -> bool:
-    """Cancels a job by its name, through the cluster: the job server may have gone with the same Ctrl-C.
-
-    Returns:
-      Whether the job is on a Flink cluster at all.
+def cancel(master: str, name: str) -> None:
+    """Cancels a job through its cluster, whether or not the job server is still there; waits until it has ended.
 
     Raises:
       ConfigError, requests.RequestException: the cluster does not answer.
     """
-    master = str(options.view_as(FlinkRunnerOptions).flink_master)
-    named = str(options.get_all_options(drop_default=True).get("runner", ""))
-    if "FlinkRunner" not in named or master in EMBEDDED:
-        return False
-    name = options.view_as(GoogleCloudOptions).job_name
     began, state = time.monotonic(), None
     while time.monotonic() - began < (SHOWN_WITHIN_S if state is None else CANCELLED_WITHIN_S):
         job = next((job for job in _get(master, "jobs/overview")["jobs"] if job["name"] == name), None)
@@ -105,7 +97,6 @@ def cancel(options: PipelineOptions) -> bool:
             requests.patch(f"{_url(master)}/jobs/{job['jid']}?mode=cancel", timeout=ANSWER_S).raise_for_status()
         time.sleep(ASK_EVERY_S)
     logger.info("job %s on %s: %s", name, master, state or "never got there")
-    return True
 
 
 def _url(master: str) -> str:

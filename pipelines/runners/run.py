@@ -3,13 +3,13 @@
 import logging
 import re
 import secrets
-import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PipelineOptions
 from apache_beam.pipeline import Pipeline
 from apache_beam.runners.runner import PipelineResult
 
@@ -89,33 +89,56 @@ def run(pipeline: Pipeline) -> PipelineResult:
       Exception: anything else that went wrong, of its own class in this process, a RuntimeError from elsewhere.
     """
     _raised.clear()
-    result = None
+    result, submitted = None, _on_flink(pipeline)
     try:
-        result = pipeline.run()
-        result.wait_until_finish()
-    except (FastslowError, KeyboardInterrupt, RuntimeError) as error:
-        interrupted = isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error)
-        if interrupted:
-            _cancel(pipeline, result)
+        with _lost_lines_are_no_news():
+            result = pipeline.run()
+            result.wait_until_finish()
+    except BaseException as error:
+        if not isinstance(pipeline.runner, LocalRunner):
+            _cancel(submitted, result)
+        if not isinstance(error, FastslowError | KeyboardInterrupt | RuntimeError):
+            raise
         if _raised:
             raise _raised[0] from error  # without Beam's "[while running ...]"
-        if interrupted:
+        if "KeyboardInterrupt" in str(error):
             raise KeyboardInterrupt from error
         raise
     return result
 
 
-def _cancel(pipeline: Pipeline, result: PipelineResult | None) -> None:
-    """Takes an interrupted job off its cluster; a second interrupt does not stop that half-way."""
-    if isinstance(pipeline.runner, LocalRunner):
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.SIG_IGN) for number in signals]
+@contextmanager
+def _lost_lines_are_no_news() -> Iterator[None]:
+    """Beam's thread that reads an engine's messages dies of a job server that goes first; `run` says what happened."""
+    before = threading.excepthook
+
+    def hook(died: threading.ExceptHookArgs) -> None:
+        if died.thread is not None and died.thread.name.startswith("wait_until_finish"):
+            logger.debug("%s: %s", died.thread.name, died.exc_value)
+        else:
+            before(died)
+
+    threading.excepthook = hook
     try:
-        if not flink.cancel(pipeline.options) and result is not None:
-            result.cancel()
-    except Exception as error:  # noqa: BLE001 - the interrupt goes on, whatever the engine answers
-        logger.warning("the job could not be cancelled, look at the engine's own page: %s", error)
+        yield
     finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
+        threading.excepthook = before
+
+
+def _on_flink(pipeline: Pipeline) -> tuple[str, str] | None:
+    """Cluster and name of what is about to be submitted to Flink; Beam rewrites these options as it does so."""
+    master = str(pipeline.options.view_as(FlinkRunnerOptions).flink_master)
+    if type(pipeline.runner).__name__ != "FlinkRunner" or master in flink.EMBEDDED:
+        return None
+    return master, str(pipeline.options.view_as(GoogleCloudOptions).job_name)
+
+
+def _cancel(submitted: tuple[str, str] | None, result: PipelineResult | None) -> None:
+    """Takes off its cluster a job that was interrupted, or that lost its job server to the same Ctrl-C."""
+    try:
+        if submitted is not None:
+            flink.cancel(*submitted)
+        elif result is not None:
+            result.cancel()
+    except Exception as error:  # noqa: BLE001 - what ended the run goes on, whatever the engine answers
+        logger.warning("the job could not be cancelled, look at the engine's own page: %s", error)

@@ -1,0 +1,95 @@
+"""Real engines: a Flink cluster, Python workers beside it, Prism; skipped with the reason where they cannot be had."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+REPO = Path(__file__).resolve().parents[3]
+CACHE = Path(os.environ.get("FASTSLOW_CACHE") or Path.home() / ".cache" / "fastslow")
+PRISM = "github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0"
+PORT = 18081
+STARTED_WITHIN_S = 30.0
+
+
+class Flink:
+    """A cluster of its own: a job manager, two task managers of one slot each; stopped at the end."""
+
+    master = f"localhost:{PORT}"
+
+    def do(self, verb: str) -> None:
+        environment = os.environ | {"PYTHON": sys.executable, "FLINK_PORT": str(PORT)}
+        script = str(REPO / "deploy" / "flink" / "cluster.sh")
+        done = subprocess.run([script, verb], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def jobs(self) -> dict[str, str]:
+        """Name -> state of every job there was, the oldest first."""
+        jobs = requests.get(f"http://{self.master}/jobs/overview", timeout=10).json()["jobs"]
+        return {job["name"]: job["state"] for job in sorted(jobs, key=lambda job: job["start-time"])}
+
+    def kill_task_manager(self) -> None:
+        """kill -9 of one; `do("up")` starts another, as a supervisor would."""
+        pids = (CACHE / "flink" / f"cluster-{PORT}" / "pid" / "flink-fastslow-taskexecutor.pid").read_text().split()
+        os.kill(next(int(pid) for pid in reversed(pids) if Path("/proc", pid).exists()), 9)
+
+
+@pytest.fixture(scope="session")
+def flink() -> Iterator[Flink]:
+    _need("java", "mvn", "curl")
+    cluster = Flink()
+    cluster.do("job-server")
+    cluster.do("up")
+    yield cluster
+    cluster.do("down")
+
+
+@pytest.fixture(scope="session")
+def prism() -> Path:
+    """Beam's engine in Go, built once."""
+    place = CACHE / "go" / "prism"
+    if not place.is_file():
+        _need("go")
+        environment = os.environ | {"GOBIN": str(place.parent)}
+        done = subprocess.run(["go", "install", PRISM], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return place
+
+
+@pytest.fixture
+def worker_pool() -> Iterator[str]:
+    """Python workers outside the driver, as beside a task manager: address of what starts a process for each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the pool starts plain `python`
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"],
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(REPO)},
+        start_new_session=True,
+        **quiet,
+    )
+    end = time.monotonic() + STARTED_WITHIN_S
+    while True:
+        with socket.socket() as one:
+            if one.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        assert time.monotonic() < end, f"nothing answers on port {port}"
+        time.sleep(0.2)
+    yield f"localhost:{port}"
+    os.killpg(process.pid, 15)
+    process.wait()
+
+
+def _need(*programs: str) -> None:
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
