@@ -90,7 +90,7 @@ def _warn_of_broken(done: EmbedPlan, manifests: Sequence[EmbeddingManifest], tri
             table = read_table(manifest.rejects.url(shard.paths.manifest), ["position", "message"])
             for row in table.to_pylist():
                 if row["position"] < 0:
-                    logger.warning("%s, %d items of it embedded", row["message"], manifest.counts.embedded)
+                    logger.warning("%s; %d items of it are embedded", row["message"], manifest.counts.embedded)
 
 
 def _check_ledger(done: EmbedPlan, manifests: Sequence[EmbeddingManifest], allowed: float) -> None:

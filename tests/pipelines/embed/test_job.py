@@ -114,7 +114,7 @@ def test_a_shard_that_breaks_off_is_warned_of_once_and_what_comes_before_is_embe
     assert (counts.rejected, counts.embedded < 40) == (1, True)
     [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith("s-0.tar: ")
-    assert warning.endswith(f", {counts.embedded - 20} items of it embedded")
+    assert warning.endswith(f"; {counts.embedded - 20} items of it are embedded")
     caplog.clear()
     run(job, [str(tmp_path / "s-*.tar")])
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
