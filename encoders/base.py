@@ -5,10 +5,12 @@ Letters: B batch, F frames (1 for an image), H W pixels, D embedding width, V vi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # who wants a PixelSpec alone, for a thumbnail, need not wait seconds for torch
+    import torch
 
 Vectors = dict[str, np.ndarray]
 """Vector column -> float32 (B, D), L2 norm 1. `embedding` is the finest level; coarser ones `embedding_<D>`."""
@@ -44,13 +46,13 @@ class DualEncoder(Protocol):
     dims: dict[str, int]
     pixels: PixelSpec
     frames: int | None  # frames the temporal part wants; None: any number (frames are averaged)
-    device: torch.device
+    device: "torch.device"
 
     def encode_text(self, texts: Sequence[str]) -> Vectors:
         """Vectors of B texts; what exceeds the model's limit is cut, its end token kept."""
         ...
 
-    def encode_visual(self, pixels: torch.Tensor) -> Vectors:
+    def encode_visual(self, pixels: "torch.Tensor") -> Vectors:
         """Vectors of B items.
 
         Args:
@@ -66,10 +68,10 @@ class PairScorer(Protocol):
     fingerprint: str
     pixels: PixelSpec
     frames: int | None
-    device: torch.device
+    device: "torch.device"
     pair_evaluations: int  # pairs scored since loading
 
-    def visual_cache(self, pixels: torch.Tensor) -> torch.Tensor:
+    def visual_cache(self, pixels: "torch.Tensor") -> "torch.Tensor":
         """What of a picture does not depend on the query.
 
         Args:
@@ -84,7 +86,7 @@ class PairScorer(Protocol):
         """What of texts does not depend on a picture, for `score`; None if the model reads none without a picture."""
         ...
 
-    def score(self, texts: Sequence[str], cache: torch.Tensor, text_cache: object | None = None) -> np.ndarray:
+    def score(self, texts: Sequence[str], cache: "torch.Tensor", text_cache: object | None = None) -> np.ndarray:
         """Match scores of B pairs, float32 (B,), higher is better, not bounded.
 
         Args:

@@ -5,6 +5,7 @@ from typing import Self
 
 from schemas.configs import Embed
 from schemas.errors import SampleError
+from schemas.samples import Modality
 
 
 class NotAnImage(SampleError):
@@ -71,3 +72,14 @@ class DecodeLimits:
         """
         if width * height > self.max_pixels:
             raise TooManyPixels(f"{width}x{height} pixels; the limit is {self.max_pixels:,} (embed.max_pixels)")
+
+    def admit(self, modality: Modality, *, size_bytes: int, width: int, height: int) -> bool:
+        """Whether something that was decoded before is within the limits of today, all but the seconds it takes.
+
+        Args:
+          modality: what the content turned out to be, whatever its name says.
+          size_bytes: of the file.
+          width, height: in pixels.
+        """
+        most = self.max_video_bytes if modality == "video" else self.max_image_bytes
+        return size_bytes <= most and width * height <= self.max_pixels

@@ -58,6 +58,9 @@ STAGES: "dict[Stage, tuple[str, str]]" = {
 }
 """Verb -> purpose, example; `index` is below. Each does what is missing before it, too; what is done is skipped."""
 
+_told = False
+"""Whether the one line of --json is out: what `doctor` and `verify` find is said once, not as an error again."""
+
 
 @app.callback()
 def _options(
@@ -228,6 +231,8 @@ def search(
     layout = layout_of(dataset, root)
     if (text is None) == (queries is None) or (queries is None) != (out is None):
         raise ConfigError("search: expected either a text, or --queries with --out")
+    if save and not save.parent.is_dir():
+        raise ConfigError(f"--save {save}: expected a file in a folder that is there, {save.parent} is not")
     if dry_run:
         found = read_generation(layout, generation)
         _say(f"generation {found.number} of {dataset}: {found.counts.embedded:,} items, index {found.index}")
@@ -458,11 +463,15 @@ def claims(
 def _show(value: Any, table: Any, *, as_json: bool) -> None:
     if as_json:
         _print_json(value)
+    elif isinstance(table, str):
+        _say(table)
     else:
         Console().print(table)
 
 
 def _print_json(value: Any) -> None:
+    global _told  # noqa: PLW0603
+    _told = True
     sys.stdout.write(json.dumps(value, sort_keys=True) + "\n")
 
 
@@ -492,7 +501,7 @@ def _fail(error: BaseException, message: str) -> None:
     if logging.getLogger(logs.OURS[0]).isEnabledFor(logging.DEBUG):
         sys.stderr.write(traceback.format_exc())
     Console(stderr=True).print(f"fastslow: {message}", style="red", soft_wrap=True, highlight=False, markup=False)
-    if "--json" in sys.argv:
+    if "--json" in sys.argv and not _told:
         _print_json({"arguments": sys.argv[1:], "error": type(error).__name__, "exit_code": code, "message": message})
     sys.exit(code)
 

@@ -1,12 +1,16 @@
 """From names on a command line to a Job: configs found and read, overrides laid over them."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from schemas.configs import DatasetConfig, EncoderConfig, RunnerConfig, find, load
 from schemas.errors import ConfigError
 from schemas.jobs import Job, Runner
 from schemas.layout import Layout
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def resolve_job(
@@ -53,7 +57,7 @@ def resolve_job(
     return Job(
         dataset=config,
         encoder=resolve_encoder(config.encoder),
-        scorer=resolve_encoder(config.scorer) if config.scorer else None,
+        scorer=resolve_encoder(config.scorer, side="scorer") if config.scorer else None,
         layout=Layout(root, config.name),
         runner=resolve_runner(runner, beam_args, title=config.name),
     )
@@ -93,8 +97,11 @@ def layout_of(dataset: str, root: str) -> Layout:
     return Layout(root, load(DatasetConfig, find("datasets", dataset)).name if is_file else dataset)
 
 
-def resolve_encoder(name: str) -> EncoderConfig:
+def resolve_encoder(name: str, *, side: Literal["encoder", "scorer"] = "encoder") -> EncoderConfig:
     """A model by config name, YAML file, checkpoint folder or `builtin:<name>`.
+
+    Args:
+      side: what it is wanted for; for messages.
 
     Raises:
       ConfigError: none of these.
@@ -103,4 +110,7 @@ def resolve_encoder(name: str) -> EncoderConfig:
         return EncoderConfig(path=name)
     if Path(name).is_dir():
         raise ConfigError(f"{name}: no config.json in this folder; expected a checkpoint as save_pretrained writes it")
-    return load(EncoderConfig, find("encoders", name))
+    if "/" in name and not name.endswith((".yaml", ".yml")):
+        hub = f", or, of a hub model, a YAML file that says path: {name}" if _HUB_ID.fullmatch(name) else ""
+        raise ConfigError(f"{side} {name}: no such folder; expected a checkpoint as save_pretrained writes it{hub}")
+    return load(EncoderConfig, find("encoders", name, what=side))

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.evaluate.gallery import Gallery, open_gallery
 from pipelines.evaluate.published import Published, published
-from pipelines.reindex.publish import current
+from pipelines.reindex.publish import current, refuse_unknown
 from pipelines.rerank.fusion import Pairs, fuse, rank
 from schemas.configs import DatasetConfig
 from schemas.embeddings import VECTOR
@@ -256,7 +256,9 @@ def read_generation(layout: Layout, number: int | None = None) -> Generation:
     Raises:
       InputError: nothing was published yet, or there is no such generation.
     """
-    if number is None:
+    if number is not None:
+        refuse_unknown(layout, number)
+    else:
         number = current(layout)
     if number is None:
         raise InputError(f"{layout.current()}: nothing is published yet; run: fastslow reindex {layout.dataset}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the measuring libraries are slow to load
     from pipelines.claims.findings import Finding
     from pipelines.claims.papers import Claim
     from pipelines.doctor.finding import Finding as Looked
-    from pipelines.evaluate.report_data import RejectGroup
+    from pipelines.evaluate.report_data import RejectExample, RejectGroup
     from pipelines.index.estimate import Estimate
     from pipelines.reindex.history import Entry
     from pipelines.reindex.verify import Verified
@@ -35,7 +35,7 @@ def plan_table(dataset: str, steps: Sequence[Step]) -> Table:
     for name in ("stage", "state", "what"):
         table.add_column(name)
     for step in steps:
-        table.add_row(step.stage, Text(step.state, style=_STATES[step.state]), step.detail)
+        table.add_row(step.stage, Text(step.state, style=_STATES[step.state]), Text(step.detail))
     return table
 
 
@@ -57,8 +57,10 @@ def estimate_table(found: "Estimate") -> Table:
     return table
 
 
-def generations_table(dataset: str, entries: "Sequence[Entry]") -> Table:
+def generations_table(dataset: str, entries: "Sequence[Entry]") -> Table | str:
     """The generations of a dataset, the newest first."""
+    if not entries:
+        return f"nothing of {dataset} is published here yet; run: fastslow reindex {dataset}"
     table = Table(title=f"generations of {dataset}", box=box.SIMPLE_HEAD, title_justify="left")
     for name in ("number", "made (UTC)", "items", "R@1", ""):
         table.add_column(name, justify="right" if name in ("number", "items", "R@1") else "left")
@@ -78,13 +80,19 @@ def rejects_table(dataset: str, groups: "Sequence[RejectGroup]") -> Table | str:
     if not groups:
         return f"no sample of {dataset} was refused"
     total = sum(group.count for group in groups)
-    table = Table(title=f"{total:,} samples of {dataset} refused", box=box.SIMPLE_HEAD, title_justify="left")
+    samples = "1 sample" if total == 1 else f"{total:,} samples"
+    table = Table(title=f"{samples} of {dataset} refused", box=box.SIMPLE_HEAD, title_justify="left")
     for name in ("count", "stage", "reason", "for example"):
         table.add_column(name, justify="right" if name == "count" else "left", overflow="fold")
     for group in groups:
-        samples = "\n".join(f"{one.key} in {one.shard.rsplit('/', 1)[-1]}: {one.message}" for one in group.examples)
-        table.add_row(f"{group.count:,}", group.stage, group.error, Text(samples))
+        found = "\n".join(_example(one) for one in group.examples)
+        table.add_row(f"{group.count:,}", group.stage, group.error, Text(found))
     return table
+
+
+def _example(one: "RejectExample") -> str:
+    """A refused sample; what is wrong with a whole shard names it already."""
+    return f"{one.key} in {one.shard.rsplit('/', 1)[-1]}: {one.message}" if one.key else one.message
 
 
 def verified_table(found: "Verified") -> Table:
@@ -144,7 +152,7 @@ def summary_table(summary: Summary) -> Group:
         parts = ", ".join(f"{stage} {value:.1f}" for stage, value in summary.seconds.items())
         table.add_row("seconds", f"{sum(summary.seconds.values()):.1f}: {parts}")
     if summary.report:
-        table.add_row("report", summary.report)
+        table.add_row("report", Text(summary.report))
     return Group(table)
 
 
@@ -203,7 +211,8 @@ def _recalls(figures: dict[str, Any]) -> str:
 
 def answers_table(text: str, answers: Sequence[Answer]) -> Table:
     """Ranked answers to one query."""
-    table = Table(title=text, box=box.SIMPLE_HEAD, title_justify="left")
+    title = Text(text, style="table.title")  # as it was asked: brackets are no markup
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for name, justify in (("#", "right"), ("key", "left"), ("fast", "right"), ("slow", "right"), ("caption", "left")):
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for answer in answers:

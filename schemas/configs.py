@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from schemas.errors import ConfigError
 
@@ -148,13 +148,19 @@ class DatasetConfig(Config):
     prepare: Annotated[PrepareDemo | PrepareCoco, Field(discriminator="kind")] | None = None
     key_scope: Literal["dataset", "shard"] = "dataset"  # "shard": keys are unique only within a shard
     encoder: str  # a name in configs/encoders, a YAML file, or a checkpoint folder
-    scorer: str | None = None  # the same; null: no rerank
+    scorer: str | None = None  # the same; null or none: no rerank
     captions: Captions = Captions()
     queries: Queries = Queries()
     embed: Embed = Embed()
     index: Index = Index()
     rerank: Rerank = Rerank()
     publish: Publish = Publish()
+
+    @field_validator("scorer")
+    @classmethod
+    def _none_is_none(cls, value: str | None) -> str | None:
+        """As --scorer none says it; YAML's own word is null."""
+        return None if value is not None and value.lower() == "none" else value
 
 
 class EncoderConfig(Config):
@@ -205,8 +211,11 @@ def folders() -> list[Path]:
     return [Path("configs"), here / "configs", here / "pipelines" / "configs"]
 
 
-def find(kind: Literal["datasets", "encoders", "runners", "train"], name: str) -> Path:
+def find(kind: Literal["datasets", "encoders", "runners", "train"], name: str, *, what: str = "") -> Path:
     """The file of a config given by name or by path.
+
+    Args:
+      what: how messages call it; "": as its kind.
 
     Raises:
       ConfigError: there is none; lists the names there are, nearest first.
@@ -222,10 +231,12 @@ def find(kind: Literal["datasets", "encoders", "runners", "train"], name: str) -
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    what = {"datasets": "dataset", "encoders": "encoder", "runners": "runner", "train": "training config"}[kind]
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    kinds = {"datasets": "dataset", "encoders": "encoder", "runners": "runner", "train": "training config"}
+    what = what or kinds[kind]
+    other = "a YAML file or a checkpoint folder" if kind == "encoders" else "a YAML file"
     listed = ", ".join(sorted(known)) or "none"
-    raise ConfigError(f"unknown {what} {name!r}{hint} Known: {listed}; or give a YAML file")
+    raise ConfigError(f"unknown {what} {name!r}{hint} Known: {listed}; or give {other}")
 
 
 def parse_setting(text: str) -> tuple[list[str], Any]:
@@ -237,7 +248,10 @@ def parse_setting(text: str) -> tuple[list[str], Any]:
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise ConfigError(f"setting {text!r}: expected key=value, for example rerank.depth=50")
-    return path.strip().split("."), yaml.safe_load(value)
+    try:
+        return path.strip().split("."), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"setting {text!r}: the value is not YAML; put what is special in quotes") from error
 
 
 def load(model: type[ConfigType], path: Path, *, settings: Sequence[str] = ()) -> ConfigType:
@@ -260,7 +274,7 @@ def load(model: type[ConfigType], path: Path, *, settings: Sequence[str] = ()) -
     for text in settings:
         keys, new = parse_setting(text)
         _set(value, keys, new, text)
-    return parse(model, value, source=str(path))
+    return parse(model, value, source=str(path), settings=settings)
 
 
 def _set(value: dict[str, Any], keys: list[str], new: Any, text: str) -> None:
@@ -273,16 +287,21 @@ def _set(value: dict[str, Any], keys: list[str], new: Any, text: str) -> None:
     value[keys[-1]] = new
 
 
-def parse(model: type[ConfigType], value: Any, *, source: str) -> ConfigType:
+def parse(model: type[ConfigType], value: Any, *, source: str, settings: Sequence[str] = ()) -> ConfigType:
     """A config from plain values.
 
+    Args:
+      source: where they come from.
+      settings: those of them that come from `--set`.
+
     Raises:
-      ConfigError: the first thing wrong, with its key path.
+      ConfigError: the first thing wrong, with its key path; a misspelt key before the one that is missing for it.
     """
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        source = _blamed(first["loc"], settings) or source
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             allowed = _allowed(model, [str(part) for part in first["loc"][:-1]])
@@ -293,6 +312,15 @@ def parse(model: type[ConfigType], value: Any, *, source: str) -> ConfigType:
         found = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"  # of a section, it says what
         at = f"{source}: {where}: " if where else f"{source}: "
         raise ConfigError(f"{at}{said[0].lower()}{said[1:]}{found}") from None
+
+
+def _blamed(where: Sequence[int | str], settings: Sequence[str]) -> str | None:
+    """The last setting that says something at a key path; a union's tag may stand between its keys there."""
+    for text in reversed(settings):
+        left = iter(map(str, where))
+        if all(key in left for key in parse_setting(text)[0]):
+            return f"--set {text}"
+    return None
 
 
 def _allowed(model: type[BaseModel], path: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Everything the code names is named in the docs, and the docs name nothing that is not there."""
 
+import json
 import re
 from pathlib import Path
 
@@ -49,3 +50,12 @@ def test_dataset_configs_load_and_open_like_a_lab_note(path):
 def test_encoder_configs_load(path):
     assert path.read_text().startswith("# ")
     assert load(EncoderConfig, path).path == yaml.safe_load(path.read_text())["path"]
+
+
+def test_the_requests_of_a_run_are_those_that_were_counted():
+    found = json.loads((REPO / "benchmarks/results/requests.json").read_text())["runs"]
+    text = (REPO / "docs/object-stores.md").read_text()
+    for run, counts in found.items():
+        pairs = [counts[of][one] + counts[of][other] for of in ("a shard", "besides")
+                 for one, other in (("GET", "HEAD"), ("LIST", "PUT"))]  # fmt: skip
+        assert f"| {run} | {' | '.join(f'{value:.0f}' for value in pairs)} |" in text

@@ -86,7 +86,7 @@ class BatchEncoder:
                 continue
             content = contents[number] = digest_bytes(item.data)
             seen = self._known.get(content)
-            if seen is not None and seen.width * seen.height <= self._limits.max_pixels:  # else refused as any other
+            if seen is not None and self._admits(seen, item):  # else refused as any other
                 done[number] = _row(item, seen, seen.vectors, content)
                 continue
             try:
@@ -111,6 +111,9 @@ class BatchEncoder:
                 else:
                     done[number] = _row(sample, picture, one, contents[number])
         return [(number, done[number]) for number, _ in batch.items]
+
+    def _admits(self, seen: Seen, item: Sample) -> bool:
+        return self._limits.admit(seen.modality, size_bytes=item.size, width=seen.width, height=seen.height)
 
     def _encode(self, pixels: Sequence[np.ndarray]) -> list[dict[str, np.ndarray] | Exception]:
         """Vectors of each item (F, H, W, 3), or what went wrong with it alone."""

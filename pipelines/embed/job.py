@@ -6,7 +6,7 @@ Neither torch nor Beam is imported when nothing is to be done.
 import functools
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ def run(
       GateError: more samples were refused than `embed.max_reject_fraction` allows.
     """
     todo = plan(job, shards, earlier, replay=replay)
+    tried: set[str] = set()
     if todo.pending:
         from encoders.registry import load_dual
         from pipelines.embed.transforms import embed_shards
@@ -69,12 +70,14 @@ def run(
         ):
             counters = embed_shards(todo.pending, todo.recipe, load=load, runner=job.runner, lanes=lanes)
         logger.info("embedded: %s", ", ".join(f"{name} {number}" for name, number in sorted(counters.items())))
+        tried = {shard.url for shard in todo.pending}
         todo = plan(job, shards)
         if todo.pending:
             raise StaleError(
                 f"{todo.pending[0].url} has no manifest after the run; did the shards change meanwhile? Run again"
             )
     manifests = EmbeddingManifest.read_all(todo.manifests)
+    _warn_of_broken(todo, manifests, tried)
     _check_ledger(todo, manifests, job.dataset.embed.max_reject_fraction)
     _check_unique(todo, manifests, job.layout)
     return todo
@@ -83,6 +86,16 @@ def run(
 def total(manifests: Sequence[EmbeddingManifest]) -> Counts:
     """The ledger of all shards together."""
     return sum((manifest.counts for manifest in manifests), Counts.zero())
+
+
+def _warn_of_broken(done: EmbedPlan, manifests: Sequence[EmbeddingManifest], tried: Collection[str]) -> None:
+    """A shard that breaks off is one reject however much of it is lost, so no share of rejects shows it."""
+    for shard, manifest in zip(done.shards, manifests, strict=True):
+        if shard.url in tried and manifest.counts.rejected:
+            table = read_table(manifest.rejects.url(shard.paths.manifest), ["position", "message"])
+            for row in table.to_pylist():
+                if row["position"] < 0:
+                    logger.warning("%s; %d items of it are embedded", row["message"], manifest.counts.embedded)
 
 
 def _check_ledger(done: EmbedPlan, manifests: Sequence[EmbeddingManifest], allowed: float) -> None:
@@ -98,12 +111,12 @@ def _check_ledger(done: EmbedPlan, manifests: Sequence[EmbeddingManifest], allow
     examples: dict[str, str] = {}
     for url, manifest in zip(done.manifests, manifests, strict=True):
         if manifest.counts.rejected:
-            table = read_table(f"{url.rsplit('/', 1)[0]}/{manifest.rejects.name}", ["key", "stage", "error"])
+            table = read_table(f"{url.rsplit('/', 1)[0]}/{manifest.rejects.name}", ["key", "stage", "error", "message"])
             for row in table.to_pylist():
                 reason = f"{row['stage']}/{row['error']}"
                 reasons[reason] += 1
-                examples.setdefault(reason, row["key"] or manifest.shard)
-    worst = ", ".join(f"{n} {reason} (as {examples[reason]})" for reason, n in reasons.most_common(TOP_REASONS))
+                examples.setdefault(reason, f"{row['key']}: {row['message']}" if row["key"] else row["message"])
+    worst = ", ".join(f"{n} {reason} ({examples[reason]})" for reason, n in reasons.most_common(TOP_REASONS))
     raise GateError(
         f"{counts.rejected} of {counts.seen} samples were refused ({counts.rejected / counts.seen:.1%}), expected at "
         f"most {allowed:.1%}: {worst}. Each is a row of *.rejects.parquet in {done.folder}. Repair the shards, or "

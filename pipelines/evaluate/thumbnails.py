@@ -5,6 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
+from encoders.base import PixelSpec
 from encoders.decoding import DecodeLimits, decode
 
 MOST_BYTES = 12_000
@@ -49,8 +50,6 @@ def picture(
     Raises:
       SampleError: the item cannot be decoded.
     """
-    from encoders.base import PixelSpec  # torch comes with it
-
     width, height = fitted(size, box)
     spec = PixelSpec(
         height=height,

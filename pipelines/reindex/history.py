@@ -92,9 +92,7 @@ def rollback(layout: Layout, number: int | None = None, *, dry_run: bool = False
             number = Generation.read(layout.generation(now)).parent
         if number is None:
             raise InputError(f"{layout.dataset}: generation {now} is the first, there is none before it")
-        if number not in publish.numbers(layout):
-            known = ", ".join(map(str, publish.numbers(layout)))
-            raise InputError(f"{layout.dataset}: no generation {number}; there are {known}")
+        publish.refuse_unknown(layout, number)
         if _refused(layout, number):
             raise InputError(
                 f"{layout.dataset}: generation {number} was refused by a gate, see {layout.report(number)}; to serve "

@@ -113,6 +113,8 @@ def replay(job: Job, *, summary: Summary | None = None) -> Summary:
         if todo.pending:
             logger.info("%s: samples of %d shards are tried again", job.dataset.name, len(todo.pending))
             run_apart(partial(embed.run, replay=True), job, [shard.url for shard in todo.shards])
+        else:
+            logger.info("%s: no sample was refused, there is nothing to try again", job.dataset.name)
         return _run(job, "reindex", summary or Summary(job.dataset.name))
 
 
@@ -136,10 +138,10 @@ def _said(one: "Finding") -> str:
 def plan_replay(job: Job) -> list[Step]:
     """What `replay` would try again."""
     todo = _refused(job)
+    if not todo.pending:
+        return [Step("embed", "done", "no sample was refused")]
     rejects = sum(EmbeddingManifest.read(shard.earlier).counts.rejected for shard in todo.pending if shard.earlier)
-    return [
-        Step("embed", "to do" if todo.pending else "done", f"{rejects} refused samples of {len(todo.pending)} shards")
-    ]
+    return [Step("embed", "to do", f"{rejects} refused samples of {len(todo.pending)} shards")]
 
 
 def _refused(job: Job) -> embed_plan.EmbedPlan:

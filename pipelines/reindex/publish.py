@@ -48,6 +48,17 @@ def numbers(layout: Layout) -> list[int]:
     return sorted(int(name[0]) for name in names if name[0].isdigit() and name[1:] == ["manifest.json"])
 
 
+def refuse_unknown(layout: Layout, number: int) -> None:
+    """Passes silently where a generation of that number was written.
+
+    Raises:
+      InputError: it was not; names those there are.
+    """
+    known = numbers(layout)
+    if number not in known:
+        raise InputError(f"{layout.dataset}: no generation {number}; there are {', '.join(map(str, known)) or 'none'}")
+
+
 def write_generation(layout: Layout, fields: dict[str, Any], *, parent: int | None) -> Generation:
     """Writes a generation under the next number; it is not served yet.
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import braceexpand
-from fsspec.implementations.http import HTTPFileSystem
 
 from schemas.commits import encode_json, publish_bytes, read_json
 from schemas.digests import digest_file, digest_value
@@ -89,7 +88,7 @@ def _expand_braces(pattern: str) -> list[str]:
 
 def _existing(url: str, pattern: str) -> dict[str, Facts]:
     fs, path = open_store(url)
-    globs = "*" if isinstance(fs, HTTPFileSystem) else "*?["  # "?" begins the query of an HTTP URL
+    globs = "*" if _is_http(fs) else "*?["  # "?" begins the query of an HTTP URL
     with reaching(url):
         facts = _look(fs, path)
         if facts is not None and facts["type"] != "directory":
@@ -120,9 +119,14 @@ def _look(fs: Any, path: str) -> Facts:
 
 
 def _is_folder(fs: Any, facts: dict[str, Any]) -> bool:
-    if isinstance(fs, HTTPFileSystem):  # where a folder is a page of links
+    if _is_http(fs):  # where a folder is a page of links
         return bool(fs.isdir(facts["name"]))
     return bool(facts["type"] == "directory")
+
+
+def _is_http(fs: Any) -> bool:
+    """Asked by name: the class itself brings aiohttp, which every process of a local run would load for nothing."""
+    return "http" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
 def _named_like(url: str, name: str, fs: Any) -> str:

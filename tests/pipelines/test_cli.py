@@ -77,22 +77,52 @@ def test_a_dry_run_of_training_prints_the_config_and_writes_nothing(tmp_path):
     ("arguments", "code", "message"),
     [
         (["reindex", "demmo"], 2, "unknown dataset 'demmo'; did you mean 'demo'?"),
-        (["reindex", "demo", "--encoder", "nothing"], 2, "unknown encoder 'nothing'"),
+        (["reindex", "demo", "--encoder", "nothing"], 2, "unknown encoder 'nothing'. Known: "),
+        (
+            ["reindex", "demo", "--scorer", "demo-loopit"],
+            2,
+            "unknown scorer 'demo-loopit'; did you mean 'demo-loopitr'?",
+        ),
+        (["reindex", "demo", "--encoder", "no/model"], 2, "encoder no/model: no such folder; expected a checkpoint"),
+        (["reindex", "demo", "--scorer", "no/model"], 2, "of a hub model, a YAML file that says path: no/model"),
         (["reindex", "demo", "--set", "rerank.depth=3", "index.seed=1"], 2, "unexpected argument 'index.seed=1'"),
         (["reindex", "demo", "--set", "rerank.depht=3"], 2, "rerank.depht: unknown key; allowed here: "),
         (["reindex", "flickr8k"], 2, "checkpoints/flickr8k-loopitr"),
         (["reindex", "demo", "--shards", "no/such-{000..001}.tar"], 1, "no/such-"),
         (["index", "demo", "--root", "nowhere", "--plan"], 1, "give --rows and --width"),
         (["search", "demo", "a cat", "--root", "nowhere"], 1, "demo"),
+        (["search", "demo", "a cat", "--save", "no/such/folder.png"], 2, "expected a file in a folder that is there"),
+        (["rollback", "demo", "9", "--root", "nowhere"], 1, "nothing is published yet"),
+        (["replay", "demo", "--root", "nowhere"], 1, "there is nothing to replay; run fastslow reindex"),
         (["train", "flickr8k-loopitr", "--out", "nowhere"], 1, "--shards"),
         (["nonsense"], 2, "nonsense"),
     ],
 )
 def test_a_wrong_command_is_one_clear_message_and_the_documented_code(arguments, code, message, tmp_path):
-    done = fastslow(*arguments, cwd=REPO)
+    done = fastslow(*(str(tmp_path / "root") if one == "nowhere" else one for one in arguments))
     assert done.returncode == code, done.stderr
     assert message in re.sub(r"\s+", " ", done.stderr)
     assert "Traceback" not in done.stderr
+
+
+def test_where_nothing_is_published_a_sentence_says_so(tmp_path):
+    done = fastslow("generations", "demo", "--root", str(tmp_path))
+    assert (done.returncode, done.stdout) == (
+        0,
+        "nothing of demo is published here yet; run: fastslow reindex demo\n",
+    )
+    assert json.loads(fastslow("generations", "demo", "--root", str(tmp_path), "--json").stdout) == []
+
+
+def test_json_is_one_line_also_where_what_was_found_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    done = fastslow("doctor", "--root", str(tmp_path / "file"), "--json")
+    assert done.returncode == 1
+    [line] = done.stdout.splitlines()
+    assert "root" in json.loads(line)["errors"]
+    assert "a run would fail: " in done.stderr
+    [line] = fastslow("search", "demo", "a cat", "--root", str(tmp_path / "root"), "--json").stdout.splitlines()
+    assert json.loads(line)["exit_code"] == 1
 
 
 def test_debug_shows_the_traceback():

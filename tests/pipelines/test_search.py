@@ -127,7 +127,7 @@ def test_nothing_published_says_what_to_run(tmp_path):
 
 def test_a_generation_is_found_by_number(published_world):
     assert read_generation(published_world.layout, 1) == published_world.generation
-    with pytest.raises(InputError, match=r"000007/manifest\.json: not found"):
+    with pytest.raises(InputError, match="no generation 7; there are 1"):
         read_generation(published_world.layout, 7)
 
 

@@ -46,6 +46,36 @@ def test_a_missing_key_is_named(tmp_path):
         load(DatasetConfig, write(tmp_path, "name: tiny\n"))
 
 
+def test_a_misspelt_key_is_named_before_the_one_that_is_missing_for_it(tmp_path):
+    with pytest.raises(ConfigError, match=r"encodr: unknown key; allowed here: .*encoder"):
+        load(DatasetConfig, write(tmp_path, "name: tiny\nencodr: x\n"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("rerank.dept=3", r"^--set rerank\.dept=3: rerank\.dept: unknown key"),
+        ("rerank={dept: 3}", r"^--set rerank=.*: rerank\.dept: unknown key"),
+        ("prepare.image=3", r"^--set prepare\.image=3: prepare\.demo\.image: unknown key"),
+        ("index.seed=1", r"tiny\.yaml: rerank\.deep: unknown key"),
+    ],
+)
+def test_what_a_setting_gets_wrong_is_not_blamed_on_the_file(tmp_path, setting, message):
+    own = "rerank: {deep: 1}\n" if setting.startswith("index") else "prepare: {kind: demo}\n"
+    with pytest.raises(ConfigError, match=message):
+        load(DatasetConfig, write(tmp_path, MINIMAL + own), settings=["index.recall_k=5", setting])
+
+
+def test_a_setting_that_is_not_yaml_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"setting 'rerank.depth=\[': the value is not YAML"):
+        load(DatasetConfig, write(tmp_path, MINIMAL), settings=["rerank.depth=["])
+
+
+@pytest.mark.parametrize("word", ["null", "none", "None"])
+def test_no_scorer_is_said_as_on_the_command_line_too(tmp_path, word):
+    assert load(DatasetConfig, write(tmp_path, MINIMAL), settings=[f"scorer={word}"]).scorer is None
+
+
 def test_settings_lie_over_the_file(tmp_path):
     config = load(DatasetConfig, write(tmp_path, MINIMAL), settings=["rerank.depth=50", "queries.log=q.tsv"])
     assert (config.rerank.depth, config.queries.log) == (50, "q.tsv")

@@ -33,7 +33,7 @@ class S3Server:
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/-/faults", data=data)).close()
 
     def counts(self) -> dict[str, int]:
-        """Requests by method, and bytes sent, since `faults`."""
+        """Requests by method, what of them were listings or of a lock, and bytes sent, since `faults`."""
         with urllib.request.urlopen(f"{self.url}/-/counts") as answer:
             return json.load(answer)
 

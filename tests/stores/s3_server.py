@@ -50,6 +50,10 @@ class Wrapper:
             said: dict = {}
             body = b"".join(self.app(environ, lambda status, headers, *_: said.update(status=status, headers=headers)))
             self.counts[method] += 1
+            if method == "GET" and "list-type=" in environ.get("QUERY_STRING", ""):
+                self.counts["listings"] += 1  # among GET; stores charge for them as for PUT
+            if "/LOCK/" in path:
+                self.counts[f"{method} of a lock"] += 1  # among PUT and so on; more of them in a longer run
             self.counts["sent"] += len(body)
         if kind == "lost":
             start("500 x", [])

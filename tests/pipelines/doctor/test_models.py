@@ -6,8 +6,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -80,31 +78,17 @@ def ask(tmp_path):
 
 
 @pytest.fixture
-def hub():
+def hub(http_server):
     """(whether it has the repository) -> URL of a hub."""
-    servers = []
 
     def start(*, known: bool = True) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                found = known and self.path.startswith(f"/api/models/{REPOSITORY}/revision/main")
-                body = json.dumps({"id": REPOSITORY, "sha": "a" * 40, "siblings": []} if found else {}).encode()
-                self.send_response(200 if found else 404)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+        def answer(path: str) -> bytes | None:
+            found = known and path.startswith(f"/api/models/{REPOSITORY}/revision/main")
+            return json.dumps({"id": REPOSITORY, "sha": "a" * 40, "siblings": []}).encode() if found else None
 
-            def log_message(self, *_: object) -> None:
-                pass
+        return f"http://{http_server(answer)}"
 
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_address[1]}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
 def test_a_hub_model_is_to_be_had_where_the_hub_answers_and_nothing_is_fetched(ask, hub, tmp_path):

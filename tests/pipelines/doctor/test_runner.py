@@ -4,9 +4,7 @@ import json
 import os
 import shutil
 import socket
-import threading
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 
@@ -31,30 +29,13 @@ def only(found, state: str) -> str:
 
 
 @pytest.fixture
-def flink():
+def flink(http_server):
     """What its REST port says -> address of a job manager."""
-    servers = []
 
     def start(**changes: object) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = json.dumps(FLINK | changes).encode()
-                self.send_response(200 if self.path == "/overview" else 404)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+        return http_server(lambda path: json.dumps(FLINK | changes).encode() if path == "/overview" else None)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return f"127.0.0.1:{servers[-1].server_address[1]}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
 @pytest.fixture
@@ -130,21 +111,9 @@ def test_a_cluster_that_is_down_is_an_error(programs):
     assert f"--flink_master={CLOSED} does not answer as Flink does (ConnectionError)" in only(found, "error")
 
 
-def test_what_answers_but_is_not_flink_is_an_error(programs, tmp_path):
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"<html>another program</html>")
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        master = f"--flink_master=127.0.0.1:{server.server_address[1]}"
-        found = look("--runner=FlinkRunner", master, "--environment_type=LOOPBACK")
-        server.shutdown()
+def test_what_answers_but_is_not_flink_is_an_error(http_server, programs):
+    master = f"--flink_master={http_server(lambda _: b'<html>another program</html>')}"
+    found = look("--runner=FlinkRunner", master, "--environment_type=LOOPBACK")
     assert "does not answer as Flink does (JSONDecodeError)" in only(found, "error")
 
 

@@ -96,10 +96,28 @@ def test_a_new_shard_is_the_only_work_and_a_removed_one_is_forgotten(tmp_path, k
 def test_too_many_rejects_stop_the_job_with_counts_reasons_and_the_way_out(tmp_path, kit, job):
     bad = [(f"bad{n}.jpg", b"not a picture") for n in range(3)]
     kit.write_tar(tmp_path / "s.tar", [*kit.picture_members(5), *bad, ("lonely.txt", b"words")])
-    with pytest.raises(GateError, match="4 of 9 samples.*44.4%.*at most 10.0%.*3 decode/NotAnImage.*bad0.*max_reject"):
+    with pytest.raises(
+        GateError, match="4 of 9 samples.*44.4%.*at most 10.0%.*3 decode/NotAnImage.*bad0: expected JPEG.*max_reject"
+    ):
         run(job, [str(tmp_path / "s.tar")])
     done = run(with_embed(job, max_reject_fraction=0.5), [str(tmp_path / "s.tar")])
     assert EmbeddingManifest.read(done.manifests[0]).counts.embedded == 5
+
+
+def test_a_shard_that_breaks_off_is_warned_of_once_and_what_comes_before_is_embedded(tmp_path, kit, job, caplog):
+    cut, whole = tmp_path / "s-0.tar", tmp_path / "s-1.tar"
+    kit.write_tar(cut, kit.picture_members(20))
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2 // 512 * 512])
+    kit.write_tar(whole, kit.picture_members(20, start=20))
+    done = run(job, [str(tmp_path / "s-*.tar")])
+    counts = total(EmbeddingManifest.read_all(done.manifests))
+    assert (counts.rejected, counts.embedded < 40) == (1, True)
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("s-0.tar: ")
+    assert warning.endswith(f"; {counts.embedded - 20} items of it are embedded")
+    caplog.clear()
+    run(job, [str(tmp_path / "s-*.tar")])
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_nothing_but_rejects_is_refused_however_tolerant(tmp_path, kit, job):

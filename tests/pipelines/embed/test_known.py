@@ -82,11 +82,24 @@ def test_settings_that_change_a_vector_are_another_vector_and_others_are_not(day
     assert recipe.vectors_digest != replace(recipe, encoder="f" * 64).vectors_digest
 
 
-def test_a_known_picture_beyond_a_lower_limit_is_refused_as_any_other(days, kit, recipe):
-    members = [*kit.picture_members(4), ("large.jpg", kit.jpeg(50, width=80, height=60))]
+@pytest.mark.parametrize(
+    ("name", "limit", "reason"),
+    [
+        ("large.jpg", {"max_pixels": 2000}, "TooManyPixels"),
+        ("large.jpg", {"max_image_bytes": 1200}, "TooManyBytes"),
+        ("large.mp4", {"max_image_bytes": 1200}, "TooManyBytes"),  # a picture for all its name: read, then refused
+        ("clip.gif", {"max_video_bytes": 1200}, "TooManyBytes"),  # the other way round
+    ],
+)
+def test_what_is_known_but_beyond_a_lower_limit_is_refused_as_anything_new(days, kit, recipe, name, limit, reason):
+    data = kit.moving_gif(1) if name == "clip.gif" else kit.jpeg(50, width=80, height=60)
+    small = kit.picture_members(4)
+    assert len(data) > 1200 > max(len(member) for _, member in small)
+    members = [*small, (name, data)]
     assert days.embed(members)[0].manifest.counts.embedded == 5
-    done, _ = days.embed(members, replace(recipe, embed=Embed(batch_size=8, max_pixels=2000)))
+    done, _ = days.embed(members, replace(recipe, embed=Embed(batch_size=8, **limit)))
     assert (done.manifest.counts.embedded, done.manifest.counts.rejected, done.reused) == (4, 1, 4)
+    assert pq.read_table(done.manifest.rejects.url(days.earlier))["error"].to_pylist() == [reason]
 
 
 @pytest.mark.parametrize("harm", ["gone", "damaged"])

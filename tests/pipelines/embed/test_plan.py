@@ -78,7 +78,7 @@ def test_two_shards_that_would_be_one_file_are_refused(tmp_path, kit, job):
 def test_asking_what_is_to_do_imports_nothing_heavy():
     script = (
         "import sys, pipelines.embed.plan, pipelines.embed.job, pipelines.embed.queries\n"
-        "print(sorted({'torch', 'transformers', 'apache_beam', 'faiss'} & set(sys.modules)))"
+        "print(sorted({'torch', 'transformers', 'apache_beam', 'faiss', 'pandas', 'aiohttp'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPO, check=True)
     assert out.stdout.strip() == "[]"

@@ -3,6 +3,8 @@
 import base64
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,24 @@ def test_the_page_is_written_where_the_layout_says_and_is_small(published_world)
     pictures = [base64.b64decode(found) for found in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)]
     assert pictures
     assert all(len(picture) <= 12_000 for picture in pictures)
+
+
+def test_the_page_with_its_pictures_is_made_without_torch(published_world):
+    """`fastslow reindex` writes it in its own process, which would load torch for nothing else."""
+    root = published_world.layout.root
+    script = (
+        "import sys\n"
+        "from pipelines.evaluate.report import run\n"
+        "from pipelines.search import read_generation\n"
+        "from schemas.layout import Layout\n"
+        f"layout = Layout({root!r}, {published_world.layout.dataset!r})\n"
+        "run(layout, read_generation(layout))\n"
+        "print(sorted({'torch', 'transformers', 'apache_beam', 'faiss', 'autofaiss'} & set(sys.modules)))"
+    )
+    repo = Path(__file__).resolve().parents[3]
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=repo, check=True)
+    assert out.stdout.strip() == "[]"
+    assert 'src="data:image/jpeg;base64,' in Path(published_world.layout.report(1)).read_text("utf-8")
 
 
 def test_the_numbers_are_those_of_the_files(data, published_world, state):

@@ -79,6 +79,13 @@ def test_any_fsspec_url_will_do(memory):
     assert names(expand(["memory://test-shards/*.tar"])) == ["x-0.tar", "x-1.tar"]
 
 
+@pytest.mark.parametrize(
+    ("protocol", "expected"), [("http", True), ("https", True), ("file", False), ("memory", False)]
+)
+def test_a_web_server_is_known_by_its_name(protocol, expected):
+    assert shards._is_http(fsspec.filesystem(protocol)) is expected
+
+
 def test_digests_are_sha256_of_the_content(folder):
     layout = Layout(str(folder / "root"), "d")
     assert list_shards([f"{folder}/a-{{000..001}}.tar"], layout) == [
