@@ -135,6 +135,7 @@ class Publish(Config):
 
     max_drop: Fraction = 0.05  # of R@K and nDCG below the generation being served, absolute, over the same queries
     max_shard_rejects: Fraction = 0.2  # of a shard's samples
+    max_broken_shards: Annotated[int, Field(ge=0)] = 0  # that break off; the rest of such a shard is lost
     max_index_size: str | None = None  # of the index's lists, e.g. "2GB"
     max_latency_ms: Annotated[float, Field(gt=0)] | None = None  # a query alone, on the machine that built the index
     canaries: tuple[Canary, ...] = ()

@@ -2,6 +2,7 @@
 
 ledger    every sample seen is embedded or rejected, and the index holds what was embedded
 rejects   no shard has more rejects than `publish.max_shard_rejects` allows
+shards    no more than `publish.max_broken_shards` break off before their end
 recall    of the index on text queries, `index.recall_target`
 quality   R@K and nDCG of the queries judged before and now have not fallen by more than `publish.max_drop`
 size      of the index, `publish.max_index_size`
@@ -19,6 +20,7 @@ from schemas.commits import exists, read_json
 from schemas.errors import ConfigError, GateError, InputError
 from schemas.layout import Layout
 from schemas.manifests import EmbeddingManifest, GateResult, GateResults, Generation
+from schemas.parquet import read_table
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ def judge(layout: Layout, number: int) -> None:
     found = [
         *_ledger(now),
         *_rejects(now),
+        *_shards(now),
         *_recall(now),
         *_quality(before, now),
         *_size(now),
@@ -119,6 +122,25 @@ def _rejects(now: Published) -> Iterator[GateResult]:
         examples.append(f"{_name(part)}: {reason.count:,} {reason.error}, as {sample.key}: {sample.message}")
     yield GateResult(
         gate="rejects", passed=not bad, value=round(worst, 6), limit=allowed, said=said, examples=tuple(examples)
+    )
+
+
+def _shards(now: Published) -> Iterator[GateResult]:
+    """A shard that breaks off is one reject however much of it is lost, so no share of rejects shows it."""
+    allowed = now.config.publish.max_broken_shards
+    broken = []
+    for url in (now.url(part) for part in now.generation.embeddings):
+        part = EmbeddingManifest.read(url)
+        if part.counts.rejected:
+            table = read_table(part.rejects.url(url), ["position", "message"])
+            broken += [row["message"] for row in table.to_pylist() if row["position"] < 0]
+    yield GateResult(
+        gate="shards",
+        passed=len(broken) <= allowed,
+        value=len(broken),
+        limit=allowed,
+        said=f"{len(broken)} shards break off before their end; publish.max_broken_shards is {allowed}",
+        examples=tuple(broken[:WORST]),
     )
 
 

@@ -56,7 +56,7 @@ def test_a_good_generation_passes_them_all_and_is_judged_once(world):
     made = candidate(world, publish_config=limits)
     found = judged(world, made)
     assert list(found) == [
-        *("ledger", "rejects", "recall"),
+        *("ledger", "rejects", "shards", "recall"),
         *(f"quality {name}" for name in ("R@1", "R@5", "R@10", "nDCG@10")),
         *("size", "latency", "canaries"),
     ]
@@ -77,7 +77,7 @@ def first_answer(world, text: str) -> str:
 
 
 def test_the_first_generation_is_compared_with_none(world):
-    assert list(judged(world, Generation.read(world.layout.generation(1)))) == ["ledger", "rejects", "recall"]
+    assert list(judged(world, Generation.read(world.layout.generation(1)))) == ["ledger", "rejects", "shards", "recall"]
 
 
 @pytest.mark.parametrize(
@@ -123,27 +123,44 @@ def test_a_recall_below_the_target_is_refused(world):
     assert "index.recall_target is 1" in said
 
 
-@pytest.mark.parametrize(("rejected", "refused"), [(2, False), (4, False), (5, True)])
-def test_one_bad_shard_is_seen_among_many_good_ones(world, rejected, refused):
-    """Of 20 samples of a shard 4 may be refused; in the whole that is little."""
+def with_rejects(world, positions: list[int], message: str = "no picture") -> None:
+    """The second shard, of 20 samples, as if these of it had been refused."""
     url = f"{world.layout.root}/{world.generation.embeddings[1]}"
     part = EmbeddingManifest.read(url)
     refusals = [
         Reject(key=f"bad{row}", shard="colours-1.tar", position=row, offset=0, size=3, stage="decode",
-               error="NotAnImage", message="no picture")
-        for row in range(rejected)
+               error="NotAnImage", message=message)
+        for row in positions
     ]  # fmt: skip
     with write_table(part.rejects.url(url), rejects.SCHEMA) as writer:
         rows = rejects.to_table(refusals)
         writer.write({name: rows.column(name).combine_chunks() for name in rows.column_names})
-    counts = part.counts.model_copy(update={"embedded": 20 - rejected, "rejected": rejected, "images": 19 - rejected})
+    lost = len(positions)
+    counts = part.counts.model_copy(update={"embedded": 20 - lost, "rejected": lost, "images": 19 - lost})
     changed = part.model_copy(update={"counts": counts, "rejects": entry(part.rejects.url(url))})
     Path(url).unlink()
     changed.commit(url)
+
+
+@pytest.mark.parametrize(("rejected", "refused"), [(2, False), (4, False), (5, True)])
+def test_one_bad_shard_is_seen_among_many_good_ones(world, rejected, refused):
+    """Of 20 samples of a shard 4 may be refused; in the whole that is little."""
+    with_rejects(world, list(range(rejected)))
     passed, said = judged(world, candidate(world))["rejects"]
     assert passed is not refused
     assert ("5 of 20 samples of colours-1.tar are refused (25.0%)" in said) is refused
     assert ("colours-1.tar: 5 NotAnImage, as bad0: no picture" in said) is refused
+
+
+@pytest.mark.parametrize(("allowed", "refused"), [(0, True), (1, False)])
+def test_a_shard_that_breaks_off_is_refused_however_few_its_rejects(world, allowed, refused):
+    with_rejects(world, [-1], "colours-1.tar: a header is cut")
+    found = judged(world, candidate(world, publish_config={"max_broken_shards": allowed}))
+    assert found["rejects"][0]
+    passed, said = found["shards"]
+    assert passed is not refused
+    assert "1 shards break off before their end" in said
+    assert "colours-1.tar: a header is cut" in said
 
 
 def test_a_refused_one_is_listed_shown_and_not_gone_back_to(world):
