@@ -183,4 +183,4 @@ def test_a_parent_this_program_cannot_read_is_no_reason_to_stop(world):
     first = Generation.read(world.layout.generation(1))
     Path(world.layout.generation(1)).unlink()
     first.model_copy(update={"config": first.config | {"unknown": 1}}).commit(world.layout.generation(1))
-    assert list(judged(world, made)) == ["ledger", "rejects", "recall"]
+    assert list(judged(world, made)) == ["ledger", "rejects", "shards", "recall"]
