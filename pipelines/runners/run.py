@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pipeline import Pipeline
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines.runners import flink
+from pipelines.runners import dataflow, flink
 from pipelines.runners.local import LocalRunner
 from pipelines.runners.options import is_local
 from schemas.errors import FastslowError
@@ -42,13 +42,23 @@ def run_over(elements: Sequence[Any], transform: beam.PTransform, *, counted: st
         from pipelines.runners.processes import run_side_by_side
 
         return run_side_by_side(elements, transform, counted=counted, runner=runner)
+    pipeline = pipeline_over(elements, transform, counted=counted, runner=runner)
+    result = run(pipeline)
+    if dataflow.only_described(pipeline.options):
+        return {}
+    counters = result.metrics().query()["counters"]
+    return {c.key.metric.name: c.result for c in counters if c.key.metric.namespace == counted and c.result is not None}
+
+
+def pipeline_over(elements: Sequence[Any], transform: beam.PTransform, *, counted: str, runner: Runner) -> Pipeline:
+    """The pipeline of `run_over`, with everything its runner needs, not yet run."""
     arguments = list(runner.beam_args)
     if not is_local(arguments):
-        arguments = [f"--job_name={job_name(runner.title, counted)}", *flink.complete(arguments)]
+        completed = dataflow.complete(flink.complete(arguments))
+        arguments = [f"--job_name={job_name(runner.title, counted)}", *completed]
     pipeline = new_pipeline(arguments)
     _ = pipeline | "Elements" >> beam.Create(list(elements)) | type(transform).__name__ >> transform
-    counters = run(pipeline).metrics().query()["counters"]
-    return {c.key.metric.name: c.result for c in counters if c.key.metric.namespace == counted and c.result is not None}
+    return pipeline
 
 
 def job_name(title: str, stage: str) -> str:
@@ -84,7 +94,8 @@ def run(pipeline: Pipeline) -> PipelineResult:
     """Runs a pipeline to its end.
 
     Raises:
-      FastslowError: one of ours that a DoFn of this process raised under `remembering_errors`, as it was.
+      FastslowError: one of ours that a DoFn of this process raised under `remembering_errors`, as it was; or a job of
+        Dataflow failed, or was cancelled there.
       KeyboardInterrupt: the user stopped it (Beam turns that into a RuntimeError).
       Exception: anything else that went wrong, of its own class in this process, a RuntimeError from elsewhere.
     """
@@ -102,6 +113,10 @@ def run(pipeline: Pipeline) -> PipelineResult:
         if interrupted:
             raise KeyboardInterrupt from error
         raise
+    except Exception as error:
+        dataflow.refuse_unfinished(pipeline, result, error)
+        raise
+    dataflow.refuse_unfinished(pipeline, result, None)
     return result
 
 
@@ -112,7 +127,7 @@ def _cancel(pipeline: Pipeline, result: PipelineResult | None) -> None:
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, signal.SIG_IGN) for number in signals]
     try:
-        if not flink.cancel(pipeline.options) and result is not None:
+        if not (flink.cancel(pipeline.options) or dataflow.cancel(pipeline)) and result is not None:
             result.cancel()
     except Exception as error:  # noqa: BLE001 - the interrupt goes on, whatever the engine answers
         logger.warning("the job could not be cancelled, look at the engine's own page: %s", error)
