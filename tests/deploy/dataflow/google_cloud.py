@@ -6,7 +6,6 @@ answered.
 """
 
 import base64
-import email
 import itertools
 import json
 import re
@@ -138,13 +137,12 @@ class Google:
             self._uploads[key] = (bucket, described, asked, bytearray())
             location = f"{self.url}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={key}"
             return 200, {"Location": location}, b"{}"
-        kind = headers["Content-Type"].encode()
-        message = email.message_from_bytes(b"Content-Type: " + kind + b"\r\n\r\n" + body)
         mark = re.search(r"boundary=[\"']?([^\"';]+)", headers["Content-Type"])
-        assert mark is not None, message
+        assert mark is not None
         first, second = body.split(b"--" + mark[1].encode())[1:3]
-        described = json.loads(first.partition(b"\r\n\r\n")[2])
-        data = second.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
+        end = b"\r\n" if first.startswith(b"\r\n") else b"\n"  # libraries differ
+        described = json.loads(first.partition(end * 2)[2])
+        data = second.partition(end * 2)[2].removesuffix(end)
         described.setdefault("name", asked.get("name"))
         return self._store(bucket, described, data, asked)
 
