@@ -9,9 +9,14 @@ STAMP := $(VENV)/.installed
 RUN   := $(VENV)/bin/fastslow
 
 # make index DATASET=flickr8k SHARDS='/data/flickr8k-test-*.tar' QUERIES=/data/flickr8k_test.tsv ENCODER=... SCORER=...
-# RUNNER=flink, or RUNNER=dataflow PROJECT=... REGION=... TEMP=gs://bucket/tmp IMAGE=...; BEAM='--name=value ...': any of Beam's
+# RUNNER=flink, or RUNNER=dataflow ROOT=gs://... PROJECT=... REGION=... TEMP=gs://bucket/tmp [IMAGE= MACHINE= GPU= WORKERS=];
+# BEAM='--name=value ...': any of Beam's
+DATAFLOW := $(filter dataflow%,$(RUNNER))
+IMAGE    ?= $(if $(DATAFLOW),$(if $(REGION),$(if $(PROJECT),$(REGION)-docker.pkg.dev/$(PROJECT)/fastslow/worker:0.1.0)))
 BEAM_OPTIONS := $(if $(PROJECT),--project=$(PROJECT)) $(if $(REGION),--region=$(REGION)) \
-	$(if $(TEMP),--temp_location=$(TEMP)) $(if $(IMAGE),--sdk_container_image=$(IMAGE)) $(BEAM)
+	$(if $(TEMP),--temp_location=$(TEMP)) $(if $(IMAGE),--sdk_container_image=$(IMAGE)) \
+	$(if $(MACHINE),--machine_type=$(MACHINE)) $(if $(WORKERS),--max_num_workers=$(WORKERS)) \
+	$(if $(GPU),'--dataflow_service_options=worker_accelerator=type:$(GPU);count:1;install-nvidia-driver') $(BEAM)
 WHERE := $(if $(RUNNER),--runner $(RUNNER)) $(if $(strip $(BEAM_OPTIONS)),-- $(BEAM_OPTIONS))
 
 OPTIONS := --root $(ROOT) $(if $(SHARDS),--shards '$(SHARDS)') $(if $(QUERIES),--queries $(QUERIES)) \
@@ -38,7 +43,13 @@ $(STAMP): requirements.txt setup.py
 	fi
 	@touch $@
 
-index: $(STAMP)  ## embed, index, rerank, evaluate and publish DATASET; only what changed is done
+$(VENV)/.dataflow: $(STAMP) deploy/dataflow/requirements.txt
+	@echo "installing Dataflow's client into $(VENV), once"
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r deploy/dataflow/requirements.txt 2>/dev/null || \
+	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r deploy/dataflow/requirements.txt
+	@touch $@
+
+index: $(STAMP) $(if $(DATAFLOW),$(VENV)/.dataflow)  ## embed, index, rerank, evaluate and publish DATASET; only what changed is done
 	@$(RUN) reindex $(DATASET) $(OPTIONS) $(WHERE)
 
 flink-up: $(STAMP)  ## a Flink cluster on this machine: then make index RUNNER=flink
@@ -85,6 +96,11 @@ bench: $(STAMP)  ## speed and memory as ratios, written to benchmarks/results
 lock: $(STAMP)  ## solve setup.py and requirements.in into requirements.txt
 	@$(VENV)/bin/uv pip compile --quiet --upgrade --python $(VENV)/bin/python setup.py requirements.in --no-header \
 	  --no-annotate --no-emit-index-url -o requirements.txt
+	@sed -i '1i # Every package and its version, solved together on Python 3.11 (make lock). A change here reinstalls.' requirements.txt
+	@$(VENV)/bin/uv pip compile --quiet --upgrade --python $(VENV)/bin/python setup.py --extra dataflow --extra gcs \
+	  -c requirements.txt --no-header --no-annotate --no-emit-index-url -o deploy/dataflow/requirements.txt
+	@sed -i '1i # What the image and whoever submits to Dataflow have, solved within ../../requirements.txt (make lock).' \
+	  deploy/dataflow/requirements.txt
 
 wheel: $(STAMP)  ## build the wheel and the source package shipped to workers
 	@$(VENV)/bin/python -m build --no-isolation --outdir dist .

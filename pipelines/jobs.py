@@ -71,10 +71,23 @@ def resolve_runner(name: str | None, beam_args: Sequence[str] | None = None, *, 
     """
     _refuse_stray(beam_args or ())
     preset = load(RunnerConfig, find("runners", name)) if name is not None else RunnerConfig()
-    arguments = (*preset.arguments(), *(beam_args or ()))
+    arguments = _laid_over(preset.arguments(), beam_args or ())
     if preset.processes != 1 and any(argument.startswith("--runner") for argument in arguments):
         raise ConfigError(f"runner {name}: its {preset.processes} processes are of this machine; leave --runner out")
     return Runner(title, arguments, preset.processes, preset.shared_folders)
+
+
+def _laid_over(preset: Sequence[str], beam_args: Sequence[str]) -> tuple[str, ...]:
+    """Arguments behind the preset's, without those of it that they name again.
+
+    The last of a plain option counts for Beam anyway; of an option that is a list of `key=value` it would take both.
+
+    >>> _laid_over(["--experiments=a", "--service=gpu=l4"], ["--experiments=b", "--service=gpu=t4"])
+    ('--experiments=a', '--experiments=b', '--service=gpu=t4')
+    """
+    keys = {tuple(argument.split("=")[:2]) for argument in beam_args if argument.count("=") > 1}
+    kept = [argument for argument in preset if argument.count("=") < 2 or tuple(argument.split("=")[:2]) not in keys]
+    return (*kept, *beam_args)
 
 
 def _refuse_stray(beam_args: Sequence[str]) -> None:

@@ -41,3 +41,9 @@ class Job:
     scorer: EncoderConfig | None
     layout: Layout
     runner: Runner = Runner()
+
+    @property
+    def models(self) -> dict[str, str]:
+        """What workers load: "encoder" and, where there is one, "scorer" -> path of its config."""
+        sides = {"encoder": self.encoder, "scorer": self.scorer}
+        return {side: config.path for side, config in sides.items() if config is not None}

@@ -1,7 +1,7 @@
 """fastslow doctor: every check in turn, one that breaks down is an error of its own; nothing is left behind."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -96,12 +96,15 @@ def _looks(
             ("lock", lambda: [served.lock(job.layout)]),
             ("served", lambda: [served.generation(job.layout)]),
         ]
-    return [*looks, ("runner", lambda: _where(named, beam_args, root, inputs.shards))]
+    loaded = job.models if job is not None else {}
+    return [*looks, ("runner", lambda: _where(named, beam_args, root, inputs.shards, loaded))]
 
 
-def _where(named: str | None, beam_args: Sequence[str], root: str, shards: Sequence[str]) -> list[Finding]:
+def _where(
+    named: str | None, beam_args: Sequence[str], root: str, shards: Sequence[str], loaded: Mapping[str, str]
+) -> list[Finding]:
     try:
-        return runner.look(resolve_runner(named, beam_args), root=root, shards=shards)
+        return runner.look(resolve_runner(named, beam_args), root=root, shards=shards, models=loaded)
     except ConfigError as problem:
         return [error("runner", str(problem))]
 

@@ -4,14 +4,14 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
-from importlib import metadata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
 
+from pipelines.doctor import dataflow
 from pipelines.doctor.finding import Finding, error, ok, warning
 from pipelines.doctor.store import is_local
 from schemas.errors import ConfigError
@@ -37,12 +37,15 @@ NO_DOCKER = (
 )
 
 
-def look(where: Runner, *, root: str, shards: Sequence[str] = ()) -> list[Finding]:
+def look(
+    where: Runner, *, root: str, shards: Sequence[str] = (), models: Mapping[str, str] | None = None
+) -> list[Finding]:
     """What speaks against running with these options; connects to a cluster that they name, and submits nothing.
 
     Args:
       where: the runner with its options.
       root, shards: what workers write to and read.
+      models: "encoder" or "scorer" -> path of the config; workers load them.
     """
     if not where.beam_args:
         how = "this process" if where.processes == 1 else f"processes of this machine: {where.processes}"
@@ -58,9 +61,9 @@ def look(where: Runner, *, root: str, shards: Sequence[str] = ()) -> list[Findin
         names = ", ".join(asked.unknown)
         found.append(warning("runner", f"Beam knows no {names} and drops it", "is it misspelt?"))
     found += _local(asked) if asked.local else _remote(asked)
-    found += _hints(asked)
+    found += dataflow.accelerators(asked)
     if not asked.local and not where.shared_folders and not _workers_here(asked):
-        found += _reach(asked, root, shards)
+        found += _reach(asked, root, shards, models or {})
     return found or [ok("runner", asked.runner)]
 
 
@@ -86,7 +89,7 @@ def _local(asked: "Understood") -> Iterator[Finding]:
 
 def _remote(asked: "Understood") -> Iterator[Finding]:
     if "Dataflow" in asked.runner:
-        yield from _dataflow(asked)
+        yield from dataflow.look(asked)
         return
     if asked.runner == "FlinkRunner":
         yield from _flink(asked)
@@ -168,22 +171,6 @@ def _docker() -> str | None:
     return f"docker has no daemon ({lines[-1] if lines else done.returncode})" if done.returncode else None
 
 
-def _dataflow(asked: "Understood") -> Iterator[Finding]:
-    try:
-        metadata.distribution("google-cloud-dataflow-client")
-    except metadata.PackageNotFoundError:
-        yield error("dataflow", "its client is not installed", "pip install 'fastslow[dataflow]'")
-    missing = [name for name in ("project", "region", "temp_location") if not asked.values[name]]
-    if missing:
-        named = " ".join(f"--{name}=..." for name in missing)
-        yield error("dataflow", f"missing: {', '.join(missing)}", named)
-    for name in ("temp_location", "staging_location"):
-        place = asked.values[name]
-        if place and not str(place).startswith("gs://"):
-            yield error("dataflow", f"--{name}={place}", "a folder of a bucket: gs://BUCKET/FOLDER")
-    yield from _shipped(asked, needed=True)
-
-
 def _shipped(asked: "Understood", *, needed: bool) -> Iterator[Finding]:
     """Workers need fastslow, by an image or by a package that is sent along."""
     package = asked.values["setup_file"]
@@ -198,33 +185,10 @@ def _shipped(asked: "Understood", *, needed: bool) -> Iterator[Finding]:
         )
 
 
-def _hints(asked: "Understood") -> Iterator[Finding]:
-    """Accelerators are asked for in one way, and where they are understood."""
-    dataflow = "Dataflow" in asked.runner
-    hints = [hint for hint in asked.values["resource_hints"] or () if "accelerator" in hint]
-    services = [one for one in asked.values["dataflow_service_options"] or () if one.startswith("worker_accelerator")]
-    if hints and services:
-        yield error(
-            "accelerators",
-            f"--resource_hint={hints[0]} and --dataflow_service_options={services[0]}: hints and a worker_accelerator "
-            "exclude each other",
-            "leave one of them out",
-        )
-    if hints and asked.values["flexrs_goal"]:
-        yield error("accelerators", "resource hints do not work with --flexrs_goal", "leave one of them out")
-    if (hints or services) and not dataflow:
-        yield warning("accelerators", f"only Dataflow acts on {(hints + services)[0]}", "leave it out")
-    shared = "no_use_multiple_sdk_containers" in (asked.values["experiments"] or ())
-    if (hints or services) and dataflow and not shared:
-        yield warning(
-            "accelerators",
-            "a process, and so a model, for every core of a worker",
-            "--experiments=no_use_multiple_sdk_containers: one model a worker",
-        )
-
-
 def _workers_here(asked: "Understood") -> bool:
     """Whether workers run on this machine, as far as the options say."""
+    if "Dataflow" in asked.runner:
+        return False
     if asked.local or _environment_type(asked) == "LOOPBACK":
         return True
     if asked.runner == "FlinkRunner":
@@ -232,16 +196,22 @@ def _workers_here(asked: "Understood") -> bool:
     return asked.runner == "PortableRunner" and _is_this_machine(str(asked.values["job_endpoint"]))
 
 
-def _reach(asked: "Understood", root: str, shards: Sequence[str]) -> Iterator[Finding]:
+def _reach(asked: "Understood", root: str, shards: Sequence[str], models: Mapping[str, str]) -> Iterator[Finding]:
     local = [f"--root {root}"] if is_local(root) else []
     local += [f"shard {shard}" for shard in shards if is_local(shard)][:1]
-    for what in local:
+    folders = [f"{side} {path}" for side, path in models.items() if Path(path).expanduser().is_dir()]
+    for what in [*local, *folders]:
         found = f"{what} is on this machine, workers of {asked.runner} are elsewhere"
-        if "Dataflow" in asked.runner:
-            yield error("reach", found, "a bucket: gs://BUCKET/FOLDER")
-        else:
-            way_out = "an object store; or, if it is mounted in the same place on all of them, shared_folders: true"
-            yield error("reach", found, f"{way_out} in a runner's YAML")
+        way_out = (
+            "a model of the hub, or one shipped with fastslow" if what in folders else "a bucket: gs://BUCKET/FOLDER"
+        )
+        if "Dataflow" not in asked.runner:
+            elsewhere = way_out if what in folders else "an object store"
+            way_out = (
+                f"{elsewhere}; or, if it is mounted in the same place on all of them, shared_folders: true in a "
+                "runner's YAML"
+            )
+        yield error("reach", found, way_out)
 
 
 def _connects(address: str) -> bool:

@@ -122,7 +122,7 @@ def _refuse_runner(job: Job) -> None:
     """Options that cannot work are named before anything is submitted."""
     if not job.runner.beam_args:
         return
-    found = runner.look(job.runner, root=job.layout.root, shards=job.dataset.shards)
+    found = runner.look(job.runner, root=job.layout.root, shards=job.dataset.shards, models=job.models)
     for one in found:
         if one.state == "warning":
             logger.warning("%s", _said(one))

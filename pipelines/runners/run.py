@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloud
 from apache_beam.pipeline import Pipeline
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines.runners import flink
+from pipelines.runners import dataflow, flink
 from pipelines.runners.local import LocalRunner
 from pipelines.runners.options import is_local
 from schemas.errors import FastslowError
@@ -42,13 +42,23 @@ def run_over(elements: Sequence[Any], transform: beam.PTransform, *, counted: st
         from pipelines.runners.processes import run_side_by_side
 
         return run_side_by_side(elements, transform, counted=counted, runner=runner)
+    pipeline = pipeline_over(elements, transform, counted=counted, runner=runner)
+    result = run(pipeline)
+    if dataflow.only_described(pipeline.options):
+        return {}
+    counters = result.metrics().query()["counters"]
+    return {c.key.metric.name: c.result for c in counters if c.key.metric.namespace == counted and c.result is not None}
+
+
+def pipeline_over(elements: Sequence[Any], transform: beam.PTransform, *, counted: str, runner: Runner) -> Pipeline:
+    """The pipeline of `run_over`, with everything its runner needs, not yet run."""
     arguments = list(runner.beam_args)
     if not is_local(arguments):
-        arguments = [f"--job_name={job_name(runner.title, counted)}", *flink.complete(arguments)]
+        completed = dataflow.complete(flink.complete(arguments))
+        arguments = [f"--job_name={job_name(runner.title, counted)}", *completed]
     pipeline = new_pipeline(arguments)
     _ = pipeline | "Elements" >> beam.Create(list(elements)) | type(transform).__name__ >> transform
-    counters = run(pipeline).metrics().query()["counters"]
-    return {c.key.metric.name: c.result for c in counters if c.key.metric.namespace == counted and c.result is not None}
+    return pipeline
 
 
 def job_name(title: str, stage: str) -> str:
@@ -84,7 +94,8 @@ def run(pipeline: Pipeline) -> PipelineResult:
     """Runs a pipeline to its end.
 
     Raises:
-      FastslowError: one of ours that a DoFn of this process raised under `remembering_errors`, as it was.
+      FastslowError: one of ours that a DoFn of this process raised under `remembering_errors`, as it was; or a job of
+        Dataflow failed, or was cancelled there.
       KeyboardInterrupt: the user stopped it (Beam turns that into a RuntimeError).
       Exception: anything else that went wrong, of its own class in this process, a RuntimeError from elsewhere.
     """
@@ -95,15 +106,16 @@ def run(pipeline: Pipeline) -> PipelineResult:
             result = pipeline.run()
             result.wait_until_finish()
     except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error)
         if not isinstance(pipeline.runner, LocalRunner):
-            _cancel(submitted, result)
-        if not isinstance(error, FastslowError | KeyboardInterrupt | RuntimeError):
-            raise
-        if _raised:
+            _cancel(pipeline, submitted, result, interrupted=interrupted)
+        if _raised and isinstance(error, FastslowError | KeyboardInterrupt | RuntimeError):
             raise _raised[0] from error  # without Beam's "[while running ...]"
-        if "KeyboardInterrupt" in str(error):
+        if interrupted:
             raise KeyboardInterrupt from error
+        dataflow.refuse_unfinished(pipeline, result, error)
         raise
+    dataflow.refuse_unfinished(pipeline, result, None)
     return result
 
 
@@ -133,12 +145,14 @@ def _on_flink(pipeline: Pipeline) -> tuple[str, str] | None:
     return master, str(pipeline.options.view_as(GoogleCloudOptions).job_name)
 
 
-def _cancel(submitted: tuple[str, str] | None, result: PipelineResult | None) -> None:
-    """Takes off its cluster a job that was interrupted, or that lost its job server to the same Ctrl-C."""
+def _cancel(
+    pipeline: Pipeline, submitted: tuple[str, str] | None, result: PipelineResult | None, *, interrupted: bool
+) -> None:
+    """Takes off its engine a job that was interrupted; off Flink, also one that lost its job server on the way."""
     try:
         if submitted is not None:
             flink.cancel(*submitted)
-        elif result is not None:
+        elif interrupted and not dataflow.cancel(pipeline) and result is not None:
             result.cancel()
     except Exception as error:  # noqa: BLE001 - what ended the run goes on, whatever the engine answers
         logger.warning("the job could not be cancelled, look at the engine's own page: %s", error)

@@ -53,13 +53,13 @@ def test_a_task_manager_finds_the_pool_of_its_own_pod():
     host, port = preset["environment_config"].split(":")
     assert host == "localhost"
     assert int(port) == containers("session.yaml")["workers"]["ports"][0]["containerPort"]
-    image = (FLINK / "Containerfile").read_text()
+    image = (FLINK / "Dockerfile").read_text()
     assert f"--service_port={port}" in image
     assert f"EXPOSE {port}" in image
 
 
 def test_all_that_the_container_copies_is_there():
-    image = (FLINK / "Containerfile").read_text()
+    image = (FLINK / "Dockerfile").read_text()
     copied = [name for line in re.findall(r"^COPY (.*) \S+$", image, re.MULTILINE) for name in line.split()]
     assert "requirements.txt" in copied
     assert all((REPO / name).exists() for name in copied)

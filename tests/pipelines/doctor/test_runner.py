@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import socket
-from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -17,8 +15,9 @@ CLOSED = "127.0.0.1:9"
 FLINK = {"taskmanagers": 1, "slots-total": 2, "slots-available": 2, "jobs-running": 0, "flink-version": "2.2.1"}
 
 
-def look(*beam_args: str, root: str = "s3://bucket/root", shards: tuple[str, ...] = ()):
-    return runner.look(Runner(beam_args=beam_args), root=root, shards=shards)
+def look(*beam_args: str, root: str = "s3://bucket/root", shards: tuple[str, ...] = (), models=None):
+    models = {side: str(path) for side, path in (models or {}).items()}
+    return runner.look(Runner(beam_args=beam_args), root=root, shards=shards, models=models)
 
 
 def only(found, state: str) -> str:
@@ -186,57 +185,25 @@ def test_workers_must_get_our_code(flink, programs, tmp_path):
     assert only(look(*arguments, "--sdk_container_image=registry/fastslow:1"), "ok")
 
 
-DATAFLOW = [
-    "--runner=DataflowRunner",
-    "--project=p-1",
-    "--region=us-central1",
-    "--temp_location=gs://bucket/tmp",
-    SHIPPED,
-]
-
-
-@pytest.fixture
-def client(tmp_path, monkeypatch):
-    """As if Dataflow's client were installed; nothing of it is called."""
-    folder = tmp_path / "site" / "google_cloud_dataflow_client-1.0.dist-info"
-    folder.mkdir(parents=True)
-    (folder / "METADATA").write_text("Metadata-Version: 2.4\nName: google-cloud-dataflow-client\nVersion: 1.0\n")
-    monkeypatch.syspath_prepend(str(folder.parent))
-
-
-def test_dataflow_needs_its_client():
-    with suppress(metadata.PackageNotFoundError):
-        metadata.distribution("google-cloud-dataflow-client")
-        pytest.skip("Dataflow's client is installed here")
-    assert "pip install 'fastslow[dataflow]'" in only(look(*DATAFLOW), "error")
-
-
-@pytest.mark.usefixtures("client")
-def test_dataflow_needs_a_project_a_region_and_a_bucket():
-    assert only(look(*DATAFLOW), "ok")
-    assert "missing: project, region, temp_location" in only(look("--runner=DataflowRunner", SHIPPED), "error")
-    found = only(look(*DATAFLOW, "--staging_location=/tmp/staging"), "error")
-    assert "--staging_location=/tmp/staging -> a folder of a bucket" in found
-
-
-@pytest.mark.usefixtures("client")
-def test_accelerators_are_asked_for_in_one_way_and_shared():
-    hint = "--resource_hint=accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
-    service = "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
-    shared = "--experiments=no_use_multiple_sdk_containers"
-    assert only(look(*DATAFLOW, hint, shared), "ok")
-    assert only(look(*DATAFLOW, service, shared), "ok")
-    assert "exclude each other" in only(look(*DATAFLOW, hint, service, shared), "error")
-    assert "--flexrs_goal" in only(look(*DATAFLOW, hint, shared, "--flexrs_goal=COST_OPTIMIZED"), "error")
-    assert "a model, for every core" in only(look(*DATAFLOW, hint), "warning")
-
-
-@pytest.mark.usefixtures("client")
-def test_workers_elsewhere_must_reach_root_and_shards(programs):
-    found = look(*DATAFLOW, root="build", shards=("/data/a.tar", "/data/b.tar"))
-    assert [(one.check, one.state) for one in found] == [("reach", "error")] * 2
-    assert "--root build is on this machine" in found[0].found
-    assert "shard /data/a.tar" in found[1].found
+@pytest.mark.parametrize("kind", [[], ["--environment_type=EXTERNAL", "--environment_config=localhost:50000"]])
+def test_workers_elsewhere_must_reach_root_shards_and_models(programs, kind, tmp_path):
     programs(java="", docker="")
-    found = look("--runner=FlinkRunner", "--flink_master=192.0.2.1:8081", SHIPPED, root=str(Path.cwd()))
-    assert [(one.check, one.state) for one in found] == [("flink", "error"), ("reach", "error")]
+    arguments = ["--runner=FlinkRunner", "--flink_master=192.0.2.1:8081", SHIPPED, *kind]
+    found = look(*arguments, root=str(Path.cwd()), shards=("/data/a.tar", "/data/b.tar"), models={"encoder": tmp_path})
+    assert [(one.check, one.state) for one in found] == [("flink", "error"), *[("reach", "error")] * 3]
+    assert [one.found.partition(" is on")[0] for one in found[1:]] == [
+        f"--root {Path.cwd()}",
+        "shard /data/a.tar",
+        f"encoder {tmp_path}",
+    ]
+    assert all("shared_folders: true" in one.remedy for one in found[1:])
+    shared = Runner(beam_args=tuple(arguments), shared_folders=True)
+    found = runner.look(shared, root=str(Path.cwd()), models={"encoder": str(tmp_path)})
+    assert [one.check for one in found] == ["flink"]
+
+
+def test_models_that_workers_find_for_themselves_are_well(programs):
+    programs(java="", docker="")
+    models = {"encoder": "openai/clip-vit-base-patch32", "scorer": "builtin:demo-loopitr"}
+    found = look("--runner=FlinkRunner", "--flink_master=192.0.2.1:8081", SHIPPED, models=models)
+    assert [one.check for one in found] == ["flink"]

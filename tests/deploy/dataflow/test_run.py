@@ -1,0 +1,151 @@
+"""The whole job with Dataflow's runner: what is staged is really run, by workers that have nothing else; a template.
+
+Google's machines, images and quotas are not in this: workers are processes of this machine.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+REPO = HERE.parents[2]
+DATA = ("shards", "embeddings", "queries", "trained", "indexes", "candidates", "scores", "rankings")
+SMALL = ["prepare.images=48", "prepare.videos=8", "prepare.images_per_shard=24", "rerank.depth=4"]
+SETTINGS = [word for setting in SMALL for word in ("--set", setting)]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run_staged(google, environment, dataflow_python, tmp_path_factory):
+    """(job JSON) -> exit code and errors of a worker that was given what the job names, and no other code of ours."""
+
+    def run(job: dict) -> tuple[int, str]:
+        folder = tmp_path_factory.mktemp("worker")
+        [pool] = job["environment"]["workerPools"]
+        for package in pool["packages"]:
+            (folder / package["name"]).write_bytes(
+                google[package["location"].replace("storage.googleapis.com/", "gs://")]
+            )
+        packages = folder / "packages"
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+        subprocess.run([*install, "--target", str(packages), str(folder / "workflow.tar.gz")], check=True, cwd=folder)
+        (folder / "pipeline.pb").write_bytes(google[job["environment"]["sdkPipelineOptions"]["options"]["pipelineUrl"]])
+        command = [str(dataflow_python), str(HERE / "worker.py"), str(folder / "pipeline.pb"), str(packages)]
+        variables = environment | {"PYTHONPATH": str(packages)}
+        done = subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def fastslow(google, environment, dataflow_python, options, run_staged, tmp_path_factory):
+    """Runs the command; its jobs are run as they come."""
+
+    def created(job) -> None:
+        code, errors = run_staged(job.created)
+        job.end("FAILED", errors) if code else job.end("DONE")
+
+    google.created = created
+
+    def run(*arguments: str, beam: tuple[str, ...] = ()) -> str:
+        command = [str(dataflow_python), "-m", "pipelines.cli", *arguments]
+        command += ["--", *options, *beam] if "--runner" in arguments else []
+        folder = tmp_path_factory.mktemp("anywhere")
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def indexed(fastslow) -> dict:
+    """Summary of a run on Dataflow, into a bucket."""
+    said = fastslow("reindex", "demo", "--root", "gs://bucket/root", "--runner", "dataflow", *SETTINGS, "--json")
+    return json.loads(said)
+
+
+def digests(google, root: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Path below the root -> digest of what holds data, in the bucket and in a folder."""
+    there = {
+        name.removeprefix("root/"): stored.data
+        for (_, name), stored in google.objects.items()
+        if name.startswith("root/")
+    }
+    here = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return tuple(
+        {
+            name: hashlib.sha256(data).hexdigest()
+            for name, data in files.items()
+            if name.startswith(DATA) and not name.endswith("/timings.json")
+        }
+        for files in (there, here)
+    )
+
+
+def test_the_whole_job_leaves_the_same_files_as_on_this_machine(indexed, google, fastslow, tmp_path):
+    assert indexed["generation"] == 1
+    stages = [job.created["name"].rsplit("-", 1)[0] for job in google.jobs]
+    assert stages == [
+        "fastslow-demo-embed-shards",
+        "fastslow-demo-score-shards",
+    ]  # so few items: an index without lists
+    assert {job.state for job in google.jobs} == {"JOB_STATE_DONE"}
+    fastslow("reindex", "demo", "--root", str(tmp_path), *SETTINGS)
+    there, here = digests(google, tmp_path)
+    assert len(there) > 10
+    assert there == here
+
+
+def test_an_index_with_lists_is_filled_there_too(indexed, google, fastslow):
+    before = len(google.jobs)
+    lists = ["--set", "index.key=IVF4,Flat", "--set", "index.recall_target=0.1"]
+    fastslow("index", "demo", "--root", "gs://bucket/root", "--runner", "dataflow-cpu", *SETTINGS, *lists)
+    [job] = google.jobs[before:]
+    assert job.created["name"].startswith("fastslow-demo-fill-partials-")
+    assert job.state == "JOB_STATE_DONE"
+    assert "serviceOptions" not in job.created["environment"]
+
+
+def test_a_worker_that_cannot_read_a_shard_is_heard(indexed, google, fastslow, environment, dataflow_python, options):
+    google.objects["bucket", "torn/a.tar"] = next(
+        stored for (_, name), stored in google.objects.items() if name.endswith(".tar")
+    )
+    torn = google.objects["bucket", "torn/a.tar"]
+    google.objects["bucket", "torn/a.tar"] = type(torn)(b"not a tar" * 200, torn.generation + 10**6, {}, torn.written)
+    command = [str(dataflow_python), "-m", "pipelines.cli", "embed", "demo", "--root", "gs://bucket/other"]
+    command += ["--shards", "gs://bucket/torn/*.tar", "--runner", "dataflow-cpu", "--", *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ended as FAILED" in done.stderr
+    assert "torn/a.tar" in done.stderr.splitlines()[-1]
+
+
+def test_a_template_describes_the_job_that_embeds(indexed, google, run_staged, environment, dataflow_python, options):
+    jobs = len(google.jobs)
+    [folder] = {
+        name.rpartition("/")[0]
+        for _, name in google.objects
+        if name.startswith("root/shards/") and name.endswith(".tar")
+    }
+    given = ["--dataset=demo", "--root=gs://bucket/launched", f"--shards=gs://bucket/{folder}/*.tar"]
+    launcher = [*given, *options, "--template_location=gs://bucket/launches/1/job_object", "--job_name=nightly-1"]
+    command = [str(dataflow_python), str(REPO / "deploy/dataflow/launch.py"), *launcher]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(google.jobs) == jobs
+    described = json.loads(google["gs://bucket/launches/1/job_object"])
+    assert described["name"] == "nightly-1"
+    code, errors = run_staged(described)
+    assert code == 0, errors
+    manifests = [
+        name for _, name in google.objects if name.startswith("launched/embeddings/") and name.endswith(".json")
+    ]
+    shards = [name for _, name in google.objects if name.startswith(f"{folder}/") and name.endswith(".tar")]
+    assert len(manifests) == len(shards)
