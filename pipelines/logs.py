@@ -6,6 +6,11 @@ import os
 from rich.console import Console
 from rich.logging import RichHandler
 
+NO_NEWS = (
+    "apitools not found",  # Beam, of clouds not asked for
+    "unparseable args: ['--execution_mode_for_batch",  # Beam's Python side, of an option that its job server takes
+)
+
 OURS = ("pipelines", "encoders", "schemas")
 
 
@@ -22,7 +27,7 @@ def configure(level: int) -> None:
         handler, layout = logging.StreamHandler(), "%(asctime)s %(levelname)s %(message)s"
     logging.basicConfig(level=logging.WARNING, format=layout, datefmt="%H:%M:%S", handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
-    handler.addFilter(lambda record: "apitools not found" not in record.getMessage())  # Beam, of clouds not asked for
+    handler.addFilter(lambda record: not any(said in record.getMessage() for said in NO_NEWS))
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for every load of a few tensors
     for name in OURS:
         logging.getLogger(name).setLevel(level)

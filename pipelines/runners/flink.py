@@ -34,7 +34,7 @@ ENDED = ("CANCELED", "FAILED", "FINISHED")
 
 
 def complete(beam_args: Sequence[str]) -> list[str]:
-    """Flink options that were left out: the job server, and as much parallelism as the cluster has slots.
+    """Flink options that were left out: the job server, parallelism as the cluster has slots, blocking exchanges.
 
     Options of other runners come back as they are.
 
@@ -55,6 +55,8 @@ def complete(beam_args: Sequence[str]) -> list[str]:
     if options.parallelism == -1 and options.flink_master not in EMBEDDED:
         slots = _get(options.flink_master, "overview")["slots-total"]
         arguments.append(f"--parallelism={max(slots, 1)}")
+    if not any(argument.startswith("--execution_mode_for_batch") for argument in arguments):
+        arguments.append("--execution_mode_for_batch=BATCH")  # tasks wait for a slot one by one, not for all at once
     return arguments
 
 
