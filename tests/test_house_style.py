@@ -18,7 +18,7 @@ HEAVY = {
     "schemas": {"torch", "transformers", "apache_beam", "faiss", "autofaiss"},
     "encoders": {"apache_beam", "faiss", "autofaiss"},
 }
-LADDER = ["webdataset", "embed", "index", "rerank", "evaluate", "reindex", "cli"]
+LADDER = ["runners", "webdataset", "embed", "index", "rerank", "evaluate", "reindex", "cli"]
 
 
 def imported(path: Path) -> set[str]:
