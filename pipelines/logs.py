@@ -8,7 +8,7 @@ from rich.logging import RichHandler
 
 NO_NEWS = (
     "apitools not found",  # Beam, of clouds not asked for
-    "unparseable args: ['--execution_mode_for_batch",  # Beam's Python side, of an option that its job server takes
+    "--execution_mode_for_batch",  # Beam's Python side, of an option that its job server takes
 )
 
 OURS = ("pipelines", "encoders", "schemas")

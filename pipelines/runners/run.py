@@ -22,6 +22,10 @@ from schemas.jobs import Runner
 logger = logging.getLogger(__name__)
 
 
+LINES = ("wait_until_finish", "run_worker", "read_grpc_client")
+"""Beam's threads at the end of a line to an engine."""
+
+
 def run_over(elements: Sequence[Any], transform: beam.PTransform, *, counted: str, runner: Runner) -> dict[str, int]:
     """Applies a transform to elements and waits until that is done.
 
@@ -121,11 +125,11 @@ def run(pipeline: Pipeline) -> PipelineResult:
 
 @contextmanager
 def _lost_lines_are_no_news() -> Iterator[None]:
-    """Beam's thread that reads an engine's messages dies of a job server that goes first; `run` says what happened."""
+    """Beam's threads that talk to a job server or a task manager die when that goes first; `run` says what happened."""
     before = threading.excepthook
 
     def hook(died: threading.ExceptHookArgs) -> None:
-        if died.thread is not None and died.thread.name.startswith("wait_until_finish"):
+        if died.thread is not None and died.thread.name.startswith(LINES):
             logger.debug("%s: %s", died.thread.name, died.exc_value)
         else:
             before(died)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,14 @@ def worker_pool() -> Iterator[str]:
     yield f"localhost:{port}"
     os.killpg(process.pid, 15)
     process.wait()
+
+
+@pytest.fixture(scope="session")
+def index_libraries() -> None:
+    """They warn while they are imported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import autofaiss  # noqa: F401
 
 
 def _need(*programs: str) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import warnings
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,12 @@ from pipelines.prepare import job as prepare
 from pipelines.rerank import job as rerank
 from schemas.jobs import Job
 
-pytestmark = pytest.mark.xdist_group("engines")  # one cluster, one after the other
+pytestmark = [
+    pytest.mark.xdist_group("engines"),  # one cluster, one after the other
+    pytest.mark.usefixtures("index_libraries"),
+]
 
 TIMED = "timings.json"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _index_libraries() -> None:
-    """They warn while they are imported."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import autofaiss  # noqa: F401
 
 
 @pytest.fixture(scope="module")

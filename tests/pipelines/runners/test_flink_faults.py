@@ -22,7 +22,13 @@ from pipelines.prepare import job as prepare
 from pipelines.rerank import job as rerank
 from schemas.errors import FastslowError
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("engines"),
+    pytest.mark.usefixtures("index_libraries"),
+    # a worker of this process whose task manager is killed
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 
 REPO = Path(__file__).resolve().parents[3]
 KILLS = int(os.environ.get("FASTSLOW_KILLS", "5"))
