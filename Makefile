@@ -91,6 +91,8 @@ bench: $(STAMP)  ## speed and memory as ratios, written to benchmarks/results
 	@$(VENV)/bin/python -m benchmarks.bench_requests --json benchmarks/results/requests.json
 	@$(MAKE) --no-print-directory flink-up && $(VENV)/bin/python -m benchmarks.bench_engines --json benchmarks/results/engines.json
 	@$(MAKE) --no-print-directory flink-down
+	@$(VENV)/bin/python -m benchmarks.bench_driver --json benchmarks/results/driver.json
+	@$(VENV)/bin/python -m benchmarks.plan_scale --write docs/scale.md
 	@$(VENV)/bin/python -m benchmarks.bench_systems --json benchmarks/results/systems.json --markdown docs/systems.md
 
 lock: $(STAMP)  ## solve setup.py and requirements.in into requirements.txt
