@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -94,8 +95,7 @@ class Google:
         class Handler(_Handler):
             side = google
 
-        self._server = ThreadingHTTPServer(("localhost", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("localhost", 0), Handler)
         self.url = f"http://localhost:{self._server.server_address[1]}"
 
     def __enter__(self) -> "Google":
@@ -285,6 +285,13 @@ _ROUTES = (
 )
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A process that ends leaves its connections open: no error; any other one is answered, and so seen."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Reads requests, in chunks too; keeps connections open."""
 
@@ -299,7 +306,8 @@ class _Handler(BaseHTTPRequestHandler):
             status, headers, body = self.side.answer(self.command, self.path, self.headers, self._body())
             if self.command == "POST" and self.path.partition("?")[0].endswith("/jobs"):
                 self.side.answering(self.side.jobs[-1])
-        except Refused as refused:
+        except Exception as error:  # noqa: BLE001 - whoever asked is told, and fails
+            refused = error if isinstance(error, Refused) else Refused(501, repr(error))
             said = {"error": {"code": refused.status, "message": str(refused)}}
             status, headers, body = refused.status, {}, json.dumps(said).encode()
         self.send_response(status)
@@ -307,7 +315,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        with suppress(ConnectionError):  # whoever reads a tar closes it at its end, and not at that of the file
+            self.wfile.write(body)
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":

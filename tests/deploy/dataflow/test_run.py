@@ -92,10 +92,7 @@ def digests(google, root: Path) -> tuple[dict[str, str], dict[str, str]]:
 def test_the_whole_job_leaves_the_same_files_as_on_this_machine(indexed, google, fastslow, tmp_path):
     assert indexed["generation"] == 1
     stages = [job.created["name"].rsplit("-", 1)[0] for job in google.jobs]
-    assert stages == [
-        "fastslow-demo-embed-shards",
-        "fastslow-demo-score-shards",
-    ]  # so few items: an index without lists
+    assert stages == [f"fastslow-demo-{stage}" for stage in ("embed-shards", "fill-partials", "score-shards")]
     assert {job.state for job in google.jobs} == {"JOB_STATE_DONE"}
     fastslow("reindex", "demo", "--root", str(tmp_path), *SETTINGS)
     there, here = digests(google, tmp_path)
@@ -103,28 +100,23 @@ def test_the_whole_job_leaves_the_same_files_as_on_this_machine(indexed, google,
     assert there == here
 
 
-def test_an_index_with_lists_is_filled_there_too(indexed, google, fastslow):
-    before = len(google.jobs)
-    lists = ["--set", "index.key=IVF4,Flat", "--set", "index.recall_target=0.1"]
-    fastslow("index", "demo", "--root", "gs://bucket/root", "--runner", "dataflow-cpu", *SETTINGS, *lists)
-    [job] = google.jobs[before:]
-    assert job.created["name"].startswith("fastslow-demo-fill-partials-")
-    assert job.state == "JOB_STATE_DONE"
-    assert "serviceOptions" not in job.created["environment"]
+def test_a_worker_that_fails_is_heard(indexed, google, environment, dataflow_python, options, monkeypatch):
+    shard = next(stored for (_, name), stored in google.objects.items() if name.endswith(".tar"))
+    google.objects["bucket", "gone/a.tar"] = shard
+    work = google.created
 
+    def created(job) -> None:
+        del google.objects["bucket", "gone/a.tar"]  # after it was planned
+        work(job)
 
-def test_a_worker_that_cannot_read_a_shard_is_heard(indexed, google, fastslow, environment, dataflow_python, options):
-    google.objects["bucket", "torn/a.tar"] = next(
-        stored for (_, name), stored in google.objects.items() if name.endswith(".tar")
-    )
-    torn = google.objects["bucket", "torn/a.tar"]
-    google.objects["bucket", "torn/a.tar"] = type(torn)(b"not a tar" * 200, torn.generation + 10**6, {}, torn.written)
+    monkeypatch.setattr(google, "created", created)
     command = [str(dataflow_python), "-m", "pipelines.cli", "embed", "demo", "--root", "gs://bucket/other"]
-    command += ["--shards", "gs://bucket/torn/*.tar", "--runner", "dataflow-cpu", "--", *options]
+    command += ["--shards", "gs://bucket/gone/*.tar", "--runner", "dataflow-cpu", "--", *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "ended as FAILED" in done.stderr
-    assert "torn/a.tar" in done.stderr.splitlines()[-1]
+    assert "gone/a.tar" in done.stderr.splitlines()[-1]
+    assert "serviceOptions" not in google.jobs[-1].created["environment"]  # no GPU
 
 
 def test_a_template_describes_the_job_that_embeds(indexed, google, run_staged, environment, dataflow_python, options):
