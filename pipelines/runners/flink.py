@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, JobServerOptions, PipelineOptions
 from apache_beam.utils.subprocess_server import JavaJarServer
 
 from schemas.errors import ConfigError
@@ -52,12 +53,31 @@ def complete(beam_args: Sequence[str]) -> list[str]:
             logger.info("job server: %s", jar)
         else:
             logger.info("job server: Beam fetches its own for Flink %s", options.flink_version)
+    launcher = options.view_as(JobServerOptions).job_server_java_launcher
+    if launcher == "java" and shutil.which("setpriv") and shutil.which("java"):
+        arguments.append(f"--job_server_java_launcher={_java_that_ends_with_us()}")
     if options.parallelism == -1 and options.flink_master not in EMBEDDED:
         slots = _get(options.flink_master, "overview")["slots-total"]
         arguments.append(f"--parallelism={max(slots, 1)}")
     if not any(argument.startswith("--execution_mode_for_batch") for argument in arguments):
         arguments.append("--execution_mode_for_batch=BATCH")  # tasks wait for a slot one by one, not for all at once
     return arguments
+
+
+def _java_that_ends_with_us() -> Path:
+    """A `java` that the kernel ends with the process that started it: a killed run leaves no job server behind."""
+    place = _cache() / "java"
+    if not place.is_file():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        fresh = place.with_name(f"java.{os.getpid()}.tmp")
+        fresh.write_text('#!/bin/sh\nexec setpriv --pdeathsig KILL java "$@"\n')
+        fresh.chmod(0o755)
+        fresh.replace(place)
+    return place
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("FASTSLOW_CACHE") or Path.home() / ".cache" / "fastslow") / "flink"
 
 
 def job_server(version: str) -> Path | None:
@@ -78,8 +98,7 @@ def job_server(version: str) -> Path | None:
             raise ConfigError(f"FLINK_JOB_SERVER_JAR={given}: no such file")
         return Path(given)
     name = JavaJarServer.path_to_beam_jar(f"runners:flink:{version}:job-server:shadowJar").rpartition("/")[2]
-    cache = Path(os.environ.get("FASTSLOW_CACHE") or Path.home() / ".cache" / "fastslow")
-    places = (Path(JavaJarServer.JAR_CACHE) / name, cache / "flink" / f"job-server-{version}.jar")
+    places = (Path(JavaJarServer.JAR_CACHE) / name, _cache() / f"job-server-{version}.jar")
     return next((place for place in places if place.is_file()), None)
 
 

@@ -1,9 +1,14 @@
 """What is added to Flink's options, and how a job is taken off its cluster; the cluster answers over a real port."""
 
 import json
+import shutil
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -55,7 +60,8 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def places(tmp_path, monkeypatch):
-    """Empty caches of Beam's and of ours."""
+    """Empty caches of Beam's and of ours; no program to tie Java to us."""
+    monkeypatch.setattr(flink.shutil, "which", lambda program: None)
     monkeypatch.delenv("FLINK_JOB_SERVER_JAR", raising=False)
     monkeypatch.setenv("FASTSLOW_CACHE", str(tmp_path / "ours"))
     monkeypatch.setattr(flink.JavaJarServer, "JAR_CACHE", str(tmp_path / "beams"))
@@ -67,6 +73,34 @@ def places(tmp_path, monkeypatch):
 def test_a_job_takes_every_slot_and_waits_for_slots_one_by_one(cluster):
     added = flink.complete([FLINK, f"--flink_master={cluster.master}"])[2:]
     assert added == ["--parallelism=3", "--execution_mode_for_batch=BATCH"]
+
+
+def test_a_killed_run_leaves_no_java_behind(cluster, places, monkeypatch, tmp_path):
+    monkeypatch.undo()
+    for program in ("setpriv", "java"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    monkeypatch.setenv("FASTSLOW_CACHE", str(tmp_path / "cache"))
+    added = flink.complete([FLINK, f"--flink_master={cluster.master}", "--flink_job_server_jar=mine.jar"])
+    [launcher] = [one.partition("=")[2] for one in added if one.startswith("--job_server_java_launcher=")]
+    (tmp_path / "Wait.java").write_text(
+        "class Wait { public static void main(String[] a) throws Exception {"
+        ' System.out.println("up"); Thread.sleep(600000); } }'
+    )
+    parent = (
+        "import subprocess, sys, time\n"
+        "java = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True)\n"
+        "print(java.pid, java.stdout.readline().strip(), flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", parent, launcher, str(tmp_path / "Wait.java")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        pid, said = run.stdout.readline().split()
+        assert said == "up"
+        run.kill()
+    deadline = time.monotonic() + 20
+    while Path("/proc", pid).exists() and "Z" not in Path("/proc", pid, "stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_what_is_given_stays(cluster):
