@@ -89,7 +89,7 @@ up() {
     cp -r "$FLINK_HOME/conf" "$FLINK_CONF_DIR"
     {
       cat "$HERE/config.yaml"
-      printf '%s: %s\n' io.tmp.dirs "$STATE/tmp" rest.port "$PORT" jobmanager.rpc.port "$((PORT + 1000))"
+      printf '%s: %s\n' io.tmp.dirs "$STATE/tmp" rest.port "$PORT" jobmanager.rpc.port "$((PORT - 1000))"
     } >"$FLINK_CONF_DIR/config.yaml"
     bash "$FLINK_HOME/bin/jobmanager.sh" start >/dev/null
   fi

@@ -16,17 +16,24 @@ import requests
 REPO = Path(__file__).resolve().parents[3]
 CACHE = Path(os.environ.get("FASTSLOW_CACHE") or Path.home() / ".cache" / "fastslow")
 PRISM = "github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0"
-PORT = 18081
 STARTED_WITHIN_S = 30.0
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 class Flink:
     """A cluster of its own: a job manager, two task managers of one slot each; stopped at the end."""
 
-    master = f"localhost:{PORT}"
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.master = f"localhost:{self.port}"
 
     def do(self, verb: str) -> None:
-        environment = os.environ | {"PYTHON": sys.executable, "FLINK_PORT": str(PORT)}
+        environment = os.environ | {"PYTHON": sys.executable, "FLINK_PORT": str(self.port)}
         script = str(REPO / "deploy" / "flink" / "cluster.sh")
         done = subprocess.run([script, verb], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -38,8 +45,8 @@ class Flink:
 
     def kill_task_manager(self) -> None:
         """kill -9 of one; `do("up")` starts another, as a supervisor would."""
-        pids = (CACHE / "flink" / f"cluster-{PORT}" / "pid" / "flink-fastslow-taskexecutor.pid").read_text().split()
-        os.kill(next(int(pid) for pid in reversed(pids) if Path("/proc", pid).exists()), 9)
+        file = CACHE / "flink" / f"cluster-{self.port}" / "pid" / "flink-fastslow-taskexecutor.pid"
+        os.kill(next(int(pid) for pid in reversed(file.read_text().split()) if Path("/proc", pid).exists()), 9)
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +74,7 @@ def prism() -> Path:
 @pytest.fixture
 def worker_pool() -> Iterator[str]:
     """Python workers outside the driver, as beside a task manager: address of what starts a process for each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the pool starts plain `python`
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(
