@@ -185,7 +185,7 @@ def locate(shards: Shards, items: np.ndarray) -> Places:
     for number, (_, url) in enumerate(shards):
         part = read_table(part_url(url, EmbeddingManifest.read(url)), _PLACE)
         ids = part.column("item_id").to_numpy()
-        rows = np.flatnonzero(np.isin(ids, items))
+        rows = rows_among(ids, items)
         found.append(ids[rows])
         numbers.append(np.full(rows.size, number))
         tables.append(_large(part.take(pa.array(rows))))
@@ -199,6 +199,22 @@ def locate(shards: Shards, items: np.ndarray) -> Places:
     if not tables:
         return Places(ids, np.empty(0, np.int64), pa.table({name: [] for name in _PLACE}))
     return Places(ids[order], np.concatenate(numbers)[order], pa.concat_tables(tables).take(pa.array(order)))
+
+
+def rows_among(ids: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Rows of ids that are among some items, rising, int64: by search, so that the items are never sorted again.
+
+    Args:
+      ids: int64, in any order.
+      items: int64, rising.
+
+    >>> rows_among(np.array([7, 1, 5, 7]), np.array([5, 7, 9])).tolist()
+    [0, 2, 3]
+    """
+    if not items.size:
+        return np.empty(0, np.int64)
+    place = np.minimum(np.searchsorted(items, ids), items.size - 1)
+    return np.flatnonzero(items[place] == ids)
 
 
 def to_score(pairs: Pairs, depth: int) -> Pairs:

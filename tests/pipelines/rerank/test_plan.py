@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.rerank import plan
 from pipelines.rerank.plan import (
@@ -14,6 +16,7 @@ from pipelines.rerank.plan import (
     plan_shards,
     read_candidates,
     read_queries,
+    rows_among,
     scores_digest,
     to_score,
 )
@@ -52,6 +55,17 @@ def test_every_pair_is_planned_once_in_the_shard_of_its_picture(world, parts):
     wanted = {(ids[q], i, texts[q]) for q, i in zip(pairs.query.tolist(), pairs.item_id.tolist(), strict=True)}
     assert len(found) == len(pairs.item_id)
     assert set(found) == wanted
+
+
+small = st.integers(-5, 12)
+any_id = small | st.integers(-(2**63), 2**63 - 1)
+
+
+@given(st.lists(any_id), st.lists(any_id))
+def test_a_shards_candidates_are_those_that_numpy_finds(ids, items):
+    rising = np.unique(np.array(items, np.int64))
+    shard = np.array(ids, np.int64)
+    np.testing.assert_array_equal(rows_among(shard, rising), np.flatnonzero(np.isin(shard, rising)))
 
 
 def test_a_candidate_that_no_shard_has_is_refused(parts):
