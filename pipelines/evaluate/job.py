@@ -130,7 +130,7 @@ def read_data(rankings_url: str, rankings: RankingsManifest, queries_url: str, q
 
 def _numbers(table: pa.Table, ids: pa.Array) -> np.ndarray:
     """The row of each query in the query table, int64."""
-    query = pc.index_in(table.column("query_id").combine_chunks(), value_set=ids)
+    query = pc.index_in(table.column("query_id"), value_set=ids)
     if query.null_count:
         raise StaleError(f"{query.null_count} rows are of queries that are not in the query table; run the job again")
     return np.asarray(query.to_numpy(), np.int64)

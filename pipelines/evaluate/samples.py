@@ -134,7 +134,7 @@ def sample_queries(state: Published) -> tuple[tuple[SampleQuery, ...], tuple[str
 
 def _numbers(table: pa.Table, names: pa.Array) -> np.ndarray:
     """Row of each query in the query table, int64."""
-    found = pc.index_in(table.column("query_id").combine_chunks(), value_set=names)
+    found = pc.index_in(table.column("query_id"), value_set=names)
     return np.asarray(found.to_numpy(zero_copy_only=False)).astype(np.int64)
 
 

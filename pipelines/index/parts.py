@@ -132,10 +132,11 @@ def sample(urls: Sequence[str], count: int, *, seed: int, level: str = LEVEL) ->
     total = int(sizes.sum())
     drawn = np.sort(np.random.default_rng(seed).choice(total, size=min(count, total), replace=False))
     starts = np.concatenate([[0], np.cumsum(sizes)])
+    bounds = np.searchsorted(drawn, starts)
     ids = np.empty(len(drawn), np.int64)
     found, filled = np.empty((len(drawn), manifests[0].dims[level]), np.float32), 0
     for number, (url, manifest) in enumerate(zip(urls, manifests, strict=True)):
-        rows = drawn[(drawn >= starts[number]) & (drawn < starts[number + 1])] - starts[number]
+        rows = drawn[bounds[number] : bounds[number + 1]] - starts[number]
         for block in _read_rows(part_url(url, manifest), rows, level) if rows.size else ():
             here = slice(filled, filled + len(block.ids))
             ids[here], found[here] = block.ids, block.vectors
@@ -151,7 +152,8 @@ def _read_rows(url: str, rows: np.ndarray, level: str) -> Iterator[Block]:
         first = 0
         for group in range(file.metadata.num_row_groups):
             last = first + file.metadata.row_group(group).num_rows
-            inside = rows[(rows >= first) & (rows < last)] - first
+            begin, end = np.searchsorted(rows, (first, last))
+            inside = rows[begin:end] - first
             if inside.size:
                 table = file.read_row_group(group, columns=["item_id", level])
                 yield Block(table.column("item_id").to_numpy()[inside], vectors(table.column(level))[inside])

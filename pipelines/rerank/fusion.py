@@ -131,7 +131,7 @@ def relevant_pairs(pairs: Pairs, judgements: pa.Table, query_ids: pa.Array) -> t
       judgements: table of `schemas.rankings.JUDGEMENTS`.
       query_ids: of the query table.
     """
-    query = pc.index_in(judgements.column("query_id").combine_chunks(), value_set=query_ids).to_numpy()
+    query = pc.index_in(judgements.column("query_id"), value_set=query_ids).to_numpy()
     judged = np.zeros(len(query_ids), bool)
     judged[query] = True
     items = np.unique(judgements.column("item_id").to_numpy())

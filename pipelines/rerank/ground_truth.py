@@ -16,6 +16,9 @@ from schemas.rankings import JUDGEMENTS
 
 logger = logging.getLogger(__name__)
 
+PICKED_AT_ONCE = 1 << 20
+"""Strings of one chunk."""
+
 Kind = Literal["captions", "clicked", "none"]
 
 
@@ -55,14 +58,22 @@ def judge(kind: Kind, queries: pa.Table, manifest_urls: Sequence[str]) -> pa.Tab
         asked, met = sum(len(owners) for owners in wanted.values()), row.size
         if met < asked:
             logger.warning("%d of %d clicks are of items that are not in the dataset", asked - met, asked)
-    order = pa.array(np.lexsort((item, row)))
+    order = np.lexsort((item, row))
     columns = [
-        queries.column("query_id").combine_chunks().take(pa.array(row)).take(order),
-        pa.array(item).take(order),
-        pa.concat_arrays(keys).take(order),
-        pa.concat_arrays(modalities).take(order),
+        _picked(queries.column("query_id"), row[order]),
+        pa.array(item[order]),
+        _picked(pa.chunked_array(keys), order),
+        _picked(pa.chunked_array(modalities), order),
     ]
     return pa.Table.from_arrays(columns, schema=JUDGEMENTS)
+
+
+def _picked(strings: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
+    """Chosen strings in chunks; in one array they may be more than 2 GiB, which Arrow's take damages or refuses."""
+    large = strings.cast(pa.large_string()).combine_chunks()
+    starts = range(0, len(rows), PICKED_AT_ONCE)
+    pieces = [large.take(pa.array(rows[start : start + PICKED_AT_ONCE])).cast(pa.string()) for start in starts]
+    return pa.chunked_array(pieces, pa.string())
 
 
 def _texts(queries: pa.Table) -> dict[str, list[int]]:

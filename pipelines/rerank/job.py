@@ -4,8 +4,9 @@ Neither torch nor Beam is imported when nothing is to be scored.
 """
 
 import functools
+import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ from schemas.rankings import JUDGEMENTS, RANKINGS
 logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 1 << 20
-"""Rows of one row group of the rankings: 64 MB or so."""
+"""Rows of one row group of the rankings, 64 MB or so, and of what is named at once: never all pairs."""
 
 
 class Beta(NamedTuple):
@@ -111,12 +112,11 @@ def run(
     ranked = rank(pairs, fuse(pairs, beta.value))
     _write_rankings(f"{folder}/rankings.parquet", pairs, ranked, places, query_ids)
     with write_table(f"{folder}/judgements.parquet", JUDGEMENTS) as table:
-        table.write({name: judgements.column(name).combine_chunks() for name in JUDGEMENTS.names})
-    keys = _keys(places, pairs.item_id[ranked.order])
-    ids = query_ids.take(pa.array(pairs.query[ranked.order]))
-    _publish(f"{folder}/run.trec", run_lines(ids, keys, ranked.rank, depth=candidates.depth, tag="fastslow"))
-    relevant = (judgements.column(name).combine_chunks() for name in ("query_id", "key"))
-    _publish(f"{folder}/qrels.trec", qrels_lines(*relevant))
+        for some in _pieces(judgements):
+            table.write(some)
+    _publish(f"{folder}/run.trec", _run(pairs, ranked, places, query_ids, depth=candidates.depth))
+    relevant = (qrels_lines(some["query_id"], some["key"]) for some in _pieces(judgements))
+    _publish(f"{folder}/qrels.trec", itertools.chain.from_iterable(relevant))
     RankingsManifest(
         dataset=job.dataset.name,
         candidates=names[0],
@@ -273,26 +273,66 @@ def _fit(pairs: Pairs, judgements: pa.Table, queries: pa.Table) -> Beta:
     return Beta(found, "fit")
 
 
-def _keys(places: Places, item_id: np.ndarray) -> pa.Array:
-    rows = np.searchsorted(places.item_id, item_id)
-    return places.table.column("key").combine_chunks().take(pa.array(rows))
+class Named(NamedTuple):
+    """Some of the ranked pairs, with their names.
+
+    Attributes:
+      rows: of the pairs, int64 (rows,).
+      rank: int32 (rows,).
+      score: float32 (rows,).
+      query_id, key: strings.
+    """
+
+    rows: np.ndarray
+    rank: np.ndarray
+    score: np.ndarray
+    query_id: pa.Array
+    key: pa.Array
+
+
+def _named(pairs: Pairs, ranked: Ranked, places: Places, query_ids: pa.Array) -> Iterator[Named]:
+    """The ranked pairs in order, `ROWS_AT_ONCE` at a time: the names of all may be more than one array can hold."""
+    # Arrow's take from strings of 32-bit offsets does not refuse more than 2 GiB, it returns a damaged array; from
+    # large ones it is right, and the cast of a piece refuses.
+    ids, keys = query_ids.cast(pa.large_string()), places.table.column("key")
+    for begin in range(0, len(ranked.order), ROWS_AT_ONCE):
+        piece = slice(begin, begin + ROWS_AT_ONCE)
+        rows = ranked.order[piece]
+        items = np.searchsorted(places.item_id, pairs.item_id[rows])
+        yield Named(
+            rows,
+            ranked.rank[piece],
+            ranked.score[piece],
+            ids.take(pa.array(pairs.query[rows])).cast(pa.string()),
+            keys.take(pa.array(items)).cast(pa.string()).combine_chunks(),
+        )
+
+
+def _pieces(judgements: pa.Table) -> Iterator[dict[str, pa.Array]]:
+    """The columns, `ROWS_AT_ONCE` rows at a time; once without rows where there are none."""
+    for begin in range(0, max(1, judgements.num_rows), ROWS_AT_ONCE):
+        some = judgements.slice(begin, ROWS_AT_ONCE)
+        yield {name: some.column(name).combine_chunks() for name in JUDGEMENTS.names}
+
+
+def _run(pairs: Pairs, ranked: Ranked, places: Places, query_ids: pa.Array, *, depth: int) -> Iterator[bytes]:
+    for some in _named(pairs, ranked, places, query_ids):
+        yield from run_lines(some.query_id, some.key, some.rank, depth=depth, tag="fastslow")
 
 
 def _write_rankings(url: str, pairs: Pairs, ranked: Ranked, places: Places, query_ids: pa.Array) -> None:
     with write_table(url, RANKINGS) as writer:
-        for begin in range(0, len(ranked.order), ROWS_AT_ONCE):
-            piece = slice(begin, begin + ROWS_AT_ONCE)
-            rows = ranked.order[piece]
+        for some in _named(pairs, ranked, places, query_ids):
             writer.write(
                 {
-                    "query_id": query_ids.take(pa.array(pairs.query[rows])),
-                    "item_id": pairs.item_id[rows],
-                    "key": _keys(places, pairs.item_id[rows]),
-                    "rank": ranked.rank[piece],
-                    "fast_rank": pairs.fast_rank[rows],
-                    "fast_score": pairs.fast[rows],
-                    "slow_score": pa.array(pairs.slow[rows], from_pandas=True),  # NaN: not scored
-                    "score": ranked.score[piece],
+                    "query_id": some.query_id,
+                    "item_id": pairs.item_id[some.rows],
+                    "key": some.key,
+                    "rank": some.rank,
+                    "fast_rank": pairs.fast_rank[some.rows],
+                    "fast_score": pairs.fast[some.rows],
+                    "slow_score": pa.array(pairs.slow[some.rows], from_pandas=True),  # NaN: not scored
+                    "score": some.score,
                 }
             )
 

@@ -43,6 +43,9 @@ PAIRS = pa.schema(
 )
 """The pairs of one shard, by position in the shard, then query: the order in which scores are written."""
 
+PAIRS_AT_ONCE = 1 << 20
+"""Rows of one row group of a shard's pairs, and of what is picked from the texts at once."""
+
 _PLACE = ("item_id", "key", "position", "offset", "size", "content_sha256", "modality")
 
 
@@ -52,7 +55,8 @@ class Places(NamedTuple):
     Attributes:
       item_id: distinct items, rising, int64 (N,).
       shard: number of the shard in the plan, int64 (N,).
-      table: their columns of the embedding rows, in the same order.
+      table: their columns of the embedding rows, in the same order; strings are large ones, since together they may be
+        more than 2 GiB.
     """
 
     item_id: np.ndarray
@@ -144,7 +148,8 @@ def read_candidates(url: str, manifest: CandidatesManifest, query_ids: pa.Array)
     table = read_table(f"{url.rsplit('/', 1)[0]}/{manifest.data.name}")
     if table.num_rows != manifest.data.rows:
         raise InputError(f"{url}: its table has {table.num_rows} rows, the manifest says {manifest.data.rows}")
-    query = pc.index_in(table.column("query_id").combine_chunks(), value_set=query_ids)
+    # chunk by chunk: all ids in one array may be more than its offsets can address
+    query = pc.index_in(table.column("query_id"), value_set=query_ids)
     if query.null_count:
         raise StaleError(
             f"{url}: {query.null_count} candidates are of queries that are not in the query table; search again"
@@ -180,10 +185,10 @@ def locate(shards: Shards, items: np.ndarray) -> Places:
     for number, (_, url) in enumerate(shards):
         part = read_table(part_url(url, EmbeddingManifest.read(url)), _PLACE)
         ids = part.column("item_id").to_numpy()
-        rows = np.flatnonzero(np.isin(ids, items))
+        rows = rows_among(ids, items)
         found.append(ids[rows])
         numbers.append(np.full(rows.size, number))
-        tables.append(part.take(pa.array(rows)))
+        tables.append(_large(part.take(pa.array(rows))))
     ids = np.concatenate(found) if found else np.empty(0, np.int64)
     order = np.argsort(ids)
     missing = np.setdiff1d(items, ids)
@@ -194,6 +199,22 @@ def locate(shards: Shards, items: np.ndarray) -> Places:
     if not tables:
         return Places(ids, np.empty(0, np.int64), pa.table({name: [] for name in _PLACE}))
     return Places(ids[order], np.concatenate(numbers)[order], pa.concat_tables(tables).take(pa.array(order)))
+
+
+def rows_among(ids: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Rows of ids that are among some items, rising, int64: by search, so that the items are never sorted again.
+
+    Args:
+      ids: int64, in any order.
+      items: int64, rising.
+
+    >>> rows_among(np.array([7, 1, 5, 7]), np.array([5, 7, 9])).tolist()
+    [0, 2, 3]
+    """
+    if not items.size:
+        return np.empty(0, np.int64)
+    place = np.minimum(np.searchsorted(items, ids), items.size - 1)
+    return np.flatnonzero(items[place] == ids)
 
 
 def to_score(pairs: Pairs, depth: int) -> Pairs:
@@ -215,7 +236,7 @@ def fill_scores(pairs: Pairs, urls: Sequence[str], query_ids: pa.Array) -> Pairs
     slow = np.full(len(name), np.nan, np.float32)
     for url in urls:
         table = read_table(url)
-        query = pc.index_in(table.column("query_id").combine_chunks(), value_set=query_ids).to_numpy().astype(np.int64)
+        query = pc.index_in(table.column("query_id"), value_set=query_ids).to_numpy().astype(np.int64)
         scored = query * items.size + np.searchsorted(items, table.column("item_id").to_numpy())
         slow[order[np.searchsorted(name, scored, sorter=order)]] = table.column("slow_score").to_numpy()
     return pairs._replace(slow=slow)
@@ -242,6 +263,7 @@ def plan_shards(
       settings: see `settings_digest`.
       earlier: digest that names the scores being served, None without any; a shard takes over from the one of its name.
     """
+    asked = _large(queries.select(["query_id", "text"])).combine_chunks()
     before = {scores_stem(url): url for url in list_manifests(job.layout.scores(earlier))} if earlier else {}
     item = np.searchsorted(places.item_id, pairs.item_id)
     tasks = []
@@ -249,7 +271,7 @@ def plan_shards(
         url, manifest_url = shards[number]
         paths = job.layout.score_part(digest, url, EmbeddingManifest.read(manifest_url).shard_digest)
         if not exists(paths.manifest) and not exists(paths.pairs):
-            _write_pairs(paths.pairs, places.table, item[rows], queries, pairs.query[rows])
+            _write_pairs(paths.pairs, places.table, item[rows], asked, pairs.query[rows])
         old = before.get(scores_stem(paths.manifest))
         known = ScorePaths.of(old) if old is not None and old != paths.manifest else None
         tasks.append(ShardTask(url, job.dataset.name, candidates, paths, rows.size, settings, known))
@@ -271,10 +293,18 @@ def _by_shard(item: np.ndarray, query: np.ndarray, places: Places) -> Iterator[t
         yield int(number), order[begin:end]
 
 
-def _write_pairs(url: str, items: pa.Table, item: np.ndarray, queries: pa.Table, query: np.ndarray) -> None:
-    wanted = items.take(pa.array(item))
-    asked = queries.select(["query_id", "text"]).take(pa.array(query))
-    columns = {name: wanted.column(name).combine_chunks() for name in _PLACE}
-    columns |= {name: asked.column(name).combine_chunks() for name in ("query_id", "text")}
+def _large(table: pa.Table) -> pa.Table:
+    """The same with strings of 64-bit offsets: beyond 2 GiB of the others Arrow's take returns a damaged array."""
+    fields = [f.with_type(pa.large_string()) if pa.types.is_string(f.type) else f for f in table.schema]
+    return table.cast(pa.schema(fields))
+
+
+def _write_pairs(url: str, items: pa.Table, item: np.ndarray, asked: pa.Table, query: np.ndarray) -> None:
+    """Strings of both tables are large ones."""
     with write_table(url, PAIRS) as writer:
-        writer.write(columns)
+        for begin in range(0, len(item), PAIRS_AT_ONCE):
+            piece = slice(begin, begin + PAIRS_AT_ONCE)
+            wanted, texts = items.take(pa.array(item[piece])), asked.take(pa.array(query[piece]))
+            columns = {name: wanted.column(name) for name in _PLACE}
+            columns |= {name: texts.column(name) for name in ("query_id", "text")}
+            writer.write({name: columns[name].cast(PAIRS.field(name).type).combine_chunks() for name in PAIRS.names})

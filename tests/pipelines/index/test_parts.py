@@ -29,6 +29,19 @@ def test_the_sample_is_fair_seeded_and_without_repeats(world):
     np.testing.assert_array_equal(sample(world.parts, 60, seed=3).ids, sample(world.parts, 60, seed=3).ids)
 
 
+@pytest.mark.parametrize("count", [1, 7, 60, 399])
+def test_the_draw_is_numpys_in_the_order_of_the_parts(world, count, part_writer):
+    empty = part_writer(world.job.layout, "empty", np.empty((0, 16), np.float32))
+    one = part_writer(world.job.layout, "one", np.eye(16, dtype=np.float32)[:1])
+    urls = [empty, world.parts[0], one, *world.parts[1:], empty]
+    blocks = list(Parts(tuple(urls)))
+    ids, found = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("ids", "vectors"))
+    rows = np.sort(np.random.default_rng(11).choice(len(ids), size=count, replace=False))
+    drawn = sample(urls, count, seed=11)
+    assert drawn.ids.tobytes() == ids[rows].tobytes()
+    assert drawn.vectors.tobytes() == found[rows].tobytes()
+
+
 def test_a_sample_of_more_than_all_is_all(world):
     assert sample(world.parts, 10_000, seed=0).ids.tolist() == world.ids.tolist()
 

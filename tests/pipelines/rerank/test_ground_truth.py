@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipelines.rerank import ground_truth
 from pipelines.rerank.ground_truth import judge
 from schemas.embeddings import schema
 from schemas.manifests import Counts, EmbeddingManifest
@@ -93,3 +94,11 @@ def test_without_ground_truth_nothing_is_read():
 def test_no_shards_and_no_queries_give_an_empty_table(parts, kind):
     assert judge(kind, queries(), parts).num_rows == 0
     assert judge(kind, queries(("q1", "a dot", ["a"])), []).num_rows == 0
+
+
+def test_judgements_do_not_depend_on_how_many_names_are_picked_at_once(parts, monkeypatch):
+    log = queries(("q1", "a dot", ["a", "c"]), ("q2", "a red circle", ["d", "a"]))
+    whole = judge("captions", log, parts)
+    monkeypatch.setattr(ground_truth, "PICKED_AT_ONCE", 3)
+    assert whole.num_rows == 4
+    assert judge("captions", pa.concat_tables([log.slice(0, 1), log.slice(1)]), parts).equals(whole)

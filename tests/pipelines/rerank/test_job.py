@@ -7,13 +7,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipelines.rerank import job as rerank
+from pipelines.rerank.fusion import Pairs, Ranked
+from pipelines.rerank.plan import Places
 from schemas.errors import ConfigError, GateError, StaleError
 from schemas.jobs import Job
 from schemas.manifests import CandidatesManifest, RankingsManifest, ScoresManifest, list_manifests
 from schemas.parquet import read_table
+from schemas.rankings import trec_qrels, trec_run
 
 
 def run(world, job=None, **kwargs):
@@ -224,3 +228,42 @@ def test_ranx_reads_our_run_and_qrels_and_agrees(world):
     best = merged.groupby("query_id")["rank"].min()
     assert found["hit_rate@1"] == pytest.approx((best <= 1).sum() / 24)
     assert found["hit_rate@5"] == pytest.approx((best <= 5).sum() / 24)
+
+
+def test_what_is_written_does_not_depend_on_how_many_rows_are_named_at_once(world, monkeypatch):
+    lines, tables = set(), []
+    for rows in (1, 7, 144, 1 << 20):
+        monkeypatch.setattr(rerank, "ROWS_AT_ONCE", rows)
+        _, ranked, folder = run(world)
+        judged = read_table(f"{folder}/judgements.parquet")
+        tables.append((ranked, judged))
+        lines.add(tuple(Path(folder, name).read_bytes() for name in ("run.trec", "qrels.trec")))
+        Path(folder, "manifest.json").unlink()
+    assert all(table.equals(first) for pair in tables for table, first in zip(pair, tables[0], strict=True))
+    ranked, judged = tables[0]
+    columns = (ranked[name].to_pylist() for name in ("query_id", "key", "rank"))
+    run_text = trec_run(zip(*columns, strict=True), depth=6, tag="fastslow")
+    qrels_text = trec_qrels(zip(judged["query_id"].to_pylist(), judged["key"].to_pylist(), strict=True))
+    assert lines == {(run_text.encode(), qrels_text.encode())}
+
+
+def test_names_of_more_than_two_gib_come_out_whole(monkeypatch):
+    monkeypatch.setattr(rerank, "ROWS_AT_ONCE", 1000)
+    items, queries, long = 5, 6600, 1 << 16
+    keys = [str(number) * long for number in range(items)]
+    places = Places(np.arange(items), np.zeros(items, np.int64), pa.table({"key": pa.array(keys, pa.large_string())}))
+    count = items * queries
+    assert count * long > 2**31
+    number = np.arange(count)
+    rank = (number % items + 1).astype(np.int32)
+    zeros = np.zeros(count, np.float32)
+    pairs = Pairs(number // items, number % items, rank, zeros, zeros)
+    names = pa.array([f"q{query}" for query in range(queries)])
+    row = 0
+    for piece in rerank._run(pairs, Ranked(number, rank, zeros), places, names, depth=items):
+        for line in piece.splitlines():
+            query, _, key, place, score, _ = line.split(b" ")
+            assert (query, len(key), key[:1], key[-1:]) == (b"q%d" % (row // items), long, *[b"%d" % (row % items)] * 2)
+            assert (int(place), int(score)) == (row % items + 1, items - row % items)
+            row += 1
+    assert row == count

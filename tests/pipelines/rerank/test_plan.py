@@ -3,14 +3,20 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pipelines.rerank import plan
 from pipelines.rerank.plan import (
     fill_scores,
     locate,
     plan_shards,
     read_candidates,
     read_queries,
+    rows_among,
     scores_digest,
     to_score,
 )
@@ -51,6 +57,17 @@ def test_every_pair_is_planned_once_in_the_shard_of_its_picture(world, parts):
     assert set(found) == wanted
 
 
+small = st.integers(-5, 12)
+any_id = small | st.integers(-(2**63), 2**63 - 1)
+
+
+@given(st.lists(any_id), st.lists(any_id))
+def test_a_shards_candidates_are_those_that_numpy_finds(ids, items):
+    rising = np.unique(np.array(items, np.int64))
+    shard = np.array(ids, np.int64)
+    np.testing.assert_array_equal(rows_among(shard, rising), np.flatnonzero(np.isin(shard, rising)))
+
+
 def test_a_candidate_that_no_shard_has_is_refused(parts):
     _, pairs, shards = parts
     with pytest.raises(StaleError, match="in no shard of the plan"):
@@ -63,6 +80,32 @@ def test_candidates_of_unknown_queries_are_refused(world, parts):
         read_candidates(
             world.candidates, CandidatesManifest.read(world.candidates), queries["query_id"].combine_chunks()[1:]
         )
+
+
+def test_candidates_are_the_same_however_their_file_is_cut(world, parts):
+    queries, pairs, _ = parts
+    manifest = CandidatesManifest.read(world.candidates)
+    path = Path(world.candidates).parent / manifest.data.name
+    pq.write_table(pq.read_table(path), path, row_group_size=5)
+    again = read_candidates(world.candidates, manifest, queries["query_id"].combine_chunks())
+    for column, before in zip(again, pairs, strict=True):
+        np.testing.assert_array_equal(column, before)
+
+
+def test_the_pairs_of_a_shard_are_the_same_however_many_are_written_at_once(world, parts, monkeypatch):
+    queries, pairs, shards = parts
+    places = locate(shards, np.unique(pairs.item_id))
+    assert places.table.schema.field("key").type == pa.large_string()
+    cut = pa.concat_tables([queries.slice(0, 3), queries.slice(3)])
+    tables = []
+    for rows, asked in ((1 << 20, queries), (1 << 20, cut), (3, cut)):
+        monkeypatch.setattr(plan, "PAIRS_AT_ONCE", rows)
+        kwargs = {"places": places, "pairs": pairs, "queries": asked, "settings": "s"}
+        tasks = plan_shards(world.job, f"{len(tables)}" * 64, "c", shards, **kwargs)
+        tables.append([read_table(task.paths.pairs) for task in tasks])
+        assert all(table.schema.equals(plan.PAIRS) for table in tables[-1])
+    for other in tables[1:]:
+        assert all(a.equals(b) for a, b in zip(tables[0], other, strict=True))
 
 
 def test_only_the_nearest_are_scored(parts):
