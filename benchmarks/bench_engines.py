@@ -9,7 +9,6 @@ first and last.
 """
 
 import argparse
-import os
 import re
 import socket
 import subprocess
@@ -39,9 +38,8 @@ RUNS = {
 @contextmanager
 def worker_pool() -> Iterator[None]:
     """Python workers for the task managers of this machine."""
-    command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={POOL}"]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # it starts plain `python`
-    with subprocess.Popen(command, env=os.environ | {"PATH": path}, stderr=subprocess.DEVNULL) as process:
+    command = [sys.executable, "-m", "pipelines.runners.worker_pool", f"--port={POOL}"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         while True:
             with socket.socket() as one:
                 if one.connect_ex(("127.0.0.1", POOL)) == 0:

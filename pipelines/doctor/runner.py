@@ -154,7 +154,7 @@ def _environment(asked: "Understood") -> Iterator[Finding]:
             yield warning("workers", f"--environment_type=DOCKER (the default), and here {problem}", NO_DOCKER)
     address = asked.values["environment_config"]
     if kind == "EXTERNAL" and address and _workers_here(asked) and not _connects(address):
-        pool = f"python -m apache_beam.runners.worker.worker_pool_main --service_port={address.rpartition(':')[2]}"
+        pool = f"python -m pipelines.runners.worker_pool --port={address.rpartition(':')[2]}"
         yield error("workers", f"--environment_config={address}: no worker pool answers", pool)
 
 

@@ -4,13 +4,14 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from apache_beam.options.pipeline_options import FlinkRunnerOptions, JobServerOptions, PipelineOptions
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, JobServerOptions, PipelineOptions, PortableOptions
 from apache_beam.utils.subprocess_server import JavaJarServer
 
 from schemas.errors import ConfigError
@@ -44,7 +45,7 @@ def complete(beam_args: Sequence[str]) -> list[str]:
     """
     arguments = list(beam_args)
     options = PipelineOptions(arguments).view_as(FlinkRunnerOptions)
-    if "FlinkRunner" not in str(PipelineOptions(arguments).get_all_options()["runner"]):
+    if not _is_flink(options):
         return arguments
     if options.flink_job_server_jar is None:
         jar = job_server(options.flink_version)
@@ -62,6 +63,31 @@ def complete(beam_args: Sequence[str]) -> list[str]:
     if not any(argument.startswith("--execution_mode_for_batch") for argument in arguments):
         arguments.append("--execution_mode_for_batch=BATCH")  # tasks wait for a slot one by one, not for all at once
     return arguments
+
+
+@contextmanager
+def workers_here(beam_args: Sequence[str]) -> Iterator[list[str]]:
+    """Options of a Flink cluster with LOOPBACK, with a pool in this process instead: Beam's own mixes up workers.
+
+    Options of other runners, and of other environments, come back as they are.
+    """
+    arguments = list(beam_args)
+    options = PipelineOptions(arguments)
+    kind = str(options.view_as(PortableOptions).environment_type).upper()
+    if not _is_flink(options) or kind != "LOOPBACK":
+        yield arguments
+        return
+    from pipelines.runners.worker_pool import WorkerPool
+
+    address, server = WorkerPool.start()
+    try:
+        yield [*arguments, "--environment_type=EXTERNAL", f"--environment_config={address}"]
+    finally:
+        server.stop(1)
+
+
+def _is_flink(options: PipelineOptions) -> bool:
+    return "FlinkRunner" in str(options.get_all_options()["runner"])
 
 
 def _java_that_ends_with_us() -> Path:

@@ -6,6 +6,7 @@ import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
@@ -46,8 +47,10 @@ def run_over(elements: Sequence[Any], transform: beam.PTransform, *, counted: st
         from pipelines.runners.processes import run_side_by_side
 
         return run_side_by_side(elements, transform, counted=counted, runner=runner)
-    pipeline = pipeline_over(elements, transform, counted=counted, runner=runner)
-    result = run(pipeline)
+    with flink.workers_here(runner.beam_args) as arguments:
+        where = replace(runner, beam_args=tuple(arguments))
+        pipeline = pipeline_over(elements, transform, counted=counted, runner=where)
+        result = run(pipeline)
     if dataflow.only_described(pipeline.options):
         return {}
     counters = result.metrics().query()["counters"]

@@ -57,7 +57,7 @@ def test_a_task_manager_finds_the_pool_of_its_own_pod():
     assert host == "localhost"
     assert int(port) == containers("session.yaml")["workers"]["ports"][0]["containerPort"]
     image = (FLINK / "Dockerfile").read_text()
-    assert f"--service_port={port}" in image
+    assert f"--port={port}" in image
     assert f"EXPOSE {port}" in image
 
 

@@ -159,7 +159,7 @@ def test_a_worker_pool_is_asked_for_and_must_answer(flink, programs, listening):
     arguments = ["--runner=FlinkRunner", f"--flink_master={flink()}", "--environment_type=EXTERNAL", SHIPPED]
     assert "Option external_service_address is required" in only(look(*arguments), "error")
     found = only(look(*arguments, f"--environment_config={CLOSED}"), "error")
-    assert "no worker pool answers -> python -m apache_beam.runners.worker.worker_pool_main --service_port=9" in found
+    assert "no worker pool answers -> python -m pipelines.runners.worker_pool --port=9" in found
     assert only(look(*arguments, f"--environment_config={listening}"), "ok")
 
 

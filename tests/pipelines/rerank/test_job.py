@@ -14,7 +14,7 @@ from pipelines.rerank import job as rerank
 from pipelines.rerank.fusion import Pairs, Ranked
 from pipelines.rerank.plan import Places
 from schemas.errors import ConfigError, GateError, StaleError
-from schemas.jobs import Job
+from schemas.jobs import Job, Runner
 from schemas.manifests import CandidatesManifest, RankingsManifest, ScoresManifest, list_manifests
 from schemas.parquet import read_table
 from schemas.rankings import trec_qrels, trec_run
@@ -113,7 +113,11 @@ def test_a_replayed_bundle_changes_no_byte(world, colours, tmp_path):
     run(world)
     other = colours.make_world(tmp_path / "other")
     replayed = Job(
-        other.job.dataset, other.job.encoder, other.job.scorer, other.job.layout, ("--direct_runner_bundle_repeat=1",)
+        other.job.dataset,
+        other.job.encoder,
+        other.job.scorer,
+        other.job.layout,
+        Runner(beam_args=("--direct_runner_bundle_repeat=1",)),
     )
     run(other, replayed)
     for stage in ("scores", "rankings"):

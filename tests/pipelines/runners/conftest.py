@@ -75,11 +75,10 @@ def prism() -> Path:
 def worker_pool() -> Iterator[str]:
     """Python workers outside the driver, as beside a task manager: address of what starts a process for each."""
     port = free_port()
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the pool starts plain `python`
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(
-        [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"],
-        env=os.environ | {"PATH": path, "PYTHONPATH": str(REPO)},
+        [sys.executable, "-m", "pipelines.runners.worker_pool", f"--port={port}"],
+        env=os.environ | {"PYTHONPATH": str(REPO)},
         start_new_session=True,
         **quiet,
     )
