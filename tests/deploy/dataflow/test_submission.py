@@ -14,6 +14,8 @@ import pytest
 from apache_beam.internal import pickler
 from apache_beam.portability.api import beam_runner_api_pb2 as api
 
+pytestmark = pytest.mark.xdist_group("packages")  # built in the checkout, one after the other
+
 HERE = Path(__file__).parent
 IMAGE = "us-central1-docker.pkg.dev/p-1/fastslow/worker:0.1.0"
 TRACEBACK = "Traceback (most recent call last):\n  in process\nschemas.errors.InputError: a.tar: not a tar\n"

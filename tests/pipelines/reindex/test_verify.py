@@ -120,7 +120,7 @@ def test_every_file_of_a_generation_is_looked_at(job):
     kinds = {Path(path).relative_to(layout.root).parts[0] for path in others}
     exports = {Path(path).name for path in others if "/rankings/" in path}
     partials = {Path(path).name for path in others if "/trained/" in path}
-    assert kinds <= {"scores", "rankings", "trained", "candidates", "CURRENT"}
+    assert kinds <= {"scores", "rankings", "trained", "candidates", "reports", "CURRENT"}
     assert exports == {"run.trec", "qrels.trec"}
     assert "trained.faiss" not in partials
     # exhaustive candidates of the world's own making, which no generation names
