@@ -92,6 +92,6 @@ def test_flink_with_its_work_done_in_this_process(local, shards, tmp_path, flink
 
 
 def test_flink_with_python_workers_beside_it(local, shards, tmp_path, flink, worker_pool):
-    options = [f"--flink_master={flink.master}", f"--environment_config={worker_pool}"]
+    options = [f"--flink_master={flink.master}", f"--environment_config={worker_pool}", "--parallelism=1"]
     run(tmp_path, shards, "flink-workers", *options)
     assert files(tmp_path) == local
