@@ -10,7 +10,6 @@ first and last.
 
 import argparse
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -39,11 +38,10 @@ RUNS = {
 def worker_pool() -> Iterator[None]:
     """Python workers for the task managers of this machine."""
     command = [sys.executable, "-m", "pipelines.runners.worker_pool", f"--port={POOL}"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        while True:
-            with socket.socket() as one:
-                if one.connect_ex(("127.0.0.1", POOL)) == 0:
-                    break
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr or ():  # asking the port in a loop can hit a socket of one's own
+            if line.startswith("workers at"):
+                break
         yield
         process.terminate()
 
