@@ -64,7 +64,7 @@ search: $(STAMP)  ## ask the published index: make search Q='a red circle left o
 
 test: $(STAMP)  ## lint, types and the default tests
 	@$(MAKE) --no-print-directory check
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu'
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'
 
 test-slow: $(STAMP)  ## the slow tests
 	@$(VENV)/bin/python -m pytest -m 'slow and not gpu'

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,9 +40,10 @@ def worker_pool() -> Iterator[None]:
     """Python workers for the task managers of this machine."""
     command = [sys.executable, "-m", "pipelines.runners.worker_pool", f"--port={POOL}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr or ():  # asking the port in a loop can hit a socket of one's own
-            if line.startswith("workers at"):
-                break
+        assert process.stderr is not None  # noqa: S101
+        if not any(line.startswith("workers at ") for line in process.stderr):
+            raise SystemExit(f"the pool of workers did not start; is port {POOL} taken?")
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
         yield
         process.terminate()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.configs import find, load
-from schemas.errors import FastslowError
+from schemas.errors import FastslowError, InputError
 from schemas.training import SceneData, ShardData, TrainConfig
 
 if TYPE_CHECKING:
@@ -64,10 +64,20 @@ def run(
 def read_config(
     config: str, *, shards: Sequence[str], validation_shards: Sequence[str], settings: Sequence[str]
 ) -> TrainConfig:
-    """The config with everything of the command line laid over it."""
+    """The config with everything of the command line laid over it.
+
+    Raises:
+      InputError: it trains on shards, and none are given.
+    """
     given = [f"data.train={list(shards)}"] if shards else []
     given += [f"data.validation={list(validation_shards)}"] if validation_shards else []
-    return load(TrainConfig, find("train", config), settings=[*given, *settings])
+    read = load(TrainConfig, find("train", config), settings=[*given, *settings])
+    if isinstance(read.data, ShardData) and not (read.data.train and read.data.validation):
+        raise InputError(
+            f"{read.name}: expected shards to train on and to validate on; give data.train and data.validation in the "
+            "config, or --shards and --validation-shards"
+        )
+    return read
 
 
 def open_source(config: TrainConfig) -> "Source":

@@ -198,15 +198,10 @@ class ShardSource:
           spec: how the model wants its pictures.
 
         Raises:
-          InputError: no shards, or not enough captioned images in them for one batch.
+          InputError: shards that are not there, or not enough captioned images in them for one batch.
         """
         assert isinstance(config.data, ShardData)  # noqa: S101  (the caller chose by kind)
         data = config.data
-        if not data.train or not data.validation:
-            raise InputError(
-                f"{config.name}: expected shards to train on and to validate on; give data.train and data.validation "
-                "in the config, or --shards and --validation-shards"
-            )
         self.seed, self.batch_size = config.seed, config.batch_size
         self.augment = data.cached_views == 0
         found, held = (

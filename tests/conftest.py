@@ -2,16 +2,38 @@
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+from schemas.cache import cache_folder
 
 # Read when torch and huggingface_hub are imported, so tests that need neither do not pay for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session")
+def kept() -> Callable[[str, Callable[[Path], None]], Path]:
+    """(name, fill) -> a folder that is filled once on this machine and kept, also by test runs side by side."""
+
+    def get(name: str, fill: Callable[[Path], None]) -> Path:
+        folder = cache_folder() / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "complete").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                (folder / "complete").touch()
+        return folder
+
+    return get
 
 
 @pytest.fixture(scope="session")

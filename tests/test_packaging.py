@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("packages")  # built in the checkout, one after the other
-
 REPO = Path(__file__).resolve().parent.parent
 
 

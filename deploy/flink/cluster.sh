@@ -5,16 +5,17 @@
 # down        stops what `up` started, and nothing else
 # job-server  prints the path of the Beam job server, fetched or built where there is none yet
 #
-# Everything it keeps is in $FASTSLOW_CACHE (default ~/.cache/fastslow/flink). PYTHON: one that has pip or uv, and Beam.
-# FLINK_PORT=8081, FLINK_TASK_MANAGERS=2, FLINK_JOB_SERVER_JAR=file: a job server of your own.
+# Everything it keeps is in $FASTSLOW_CACHE/flink (default ~/.cache/fastslow/flink). PYTHON: one that has pip or uv, and Beam.
+# FLINK_PORT=8081, FLINK_RPC_PORT (FLINK_PORT - 1000), FLINK_TASK_MANAGERS=2, FLINK_JOB_SERVER_JAR=file: a job server of your own.
 set -euo pipefail
 
 FLINK_VERSION=1.19.3
 FLINK_MINOR=${FLINK_VERSION%.*}
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PYTHON=${PYTHON:-$HERE/../../.venv/bin/python}
-CACHE=${FASTSLOW_CACHE:-$HOME/.cache/fastslow}/flink
+CACHE=${FASTSLOW_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/fastslow}/flink
 PORT=${FLINK_PORT:-8081}
+RPC_PORT=${FLINK_RPC_PORT:-$((PORT - 1000))}
 TASK_MANAGERS=${FLINK_TASK_MANAGERS:-2}
 STARTED_WITHIN_S=60
 
@@ -29,15 +30,16 @@ install_flink() {
   [ -d "$DIST" ] && return
   command -v java >/dev/null || fail "java not found: install Java 11 or 17, Flink and Beam's job server run on it"
   echo "installing Flink $FLINK_VERSION into $CACHE, once" >&2
-  rm -rf "$DIST.partial" && mkdir -p "$CACHE"
-  local packages=("apache-flink==$FLINK_VERSION" "apache-flink-libraries==$FLINK_VERSION") uv
+  mkdir -p "$CACHE"
+  local packages=("apache-flink==$FLINK_VERSION" "apache-flink-libraries==$FLINK_VERSION") uv partial
+  partial=$(mktemp -d "$DIST.XXXXXX")
   uv=$(dirname "$PYTHON")/uv
   if [ -x "$uv" ]; then
-    "$uv" pip install --quiet --no-deps --python "$PYTHON" --target "$DIST.partial" "${packages[@]}" >&2
+    "$uv" pip install --quiet --no-deps --python "$PYTHON" --target "$partial" "${packages[@]}" >&2
   else
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target "$DIST.partial" "${packages[@]}" >&2
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target "$partial" "${packages[@]}" >&2
   fi
-  mv "$DIST.partial" "$DIST"
+  mv -T "$partial" "$DIST" || rm -rf "$partial"  # another was faster
 }
 
 job_server() {
@@ -60,10 +62,10 @@ except RuntimeError as error:
 is not installed. Give yours with FLINK_JOB_SERVER_JAR=file"
   echo "building one with Maven into $CACHE, once" >&2
   local work
-  work=$(mktemp -d)
+  mkdir -p "$CACHE" && work=$(mktemp -d "$CACHE/build.XXXXXX")
   cp "$HERE/job-server/pom.xml" "$work"
   (cd "$work" && mvn --quiet --batch-mode package >&2) || { rm -rf "$work"; fail "Maven could not build the job server"; }
-  mkdir -p "$CACHE" && mv "$work/target/job-server-$FLINK_MINOR.jar" "$built.partial" && mv "$built.partial" "$built"
+  mv "$work/target/job-server-$FLINK_MINOR.jar" "$built"
   rm -rf "$work"
   echo "$built"
 }
@@ -89,7 +91,7 @@ up() {
     cp -r "$FLINK_HOME/conf" "$FLINK_CONF_DIR"
     {
       cat "$HERE/config.yaml"
-      printf '%s: %s\n' io.tmp.dirs "$STATE/tmp" rest.port "$PORT" jobmanager.rpc.port "$((PORT - 1000))"
+      printf '%s: %s\n' io.tmp.dirs "$STATE/tmp" rest.port "$PORT" jobmanager.rpc.port "$RPC_PORT"
     } >"$FLINK_CONF_DIR/config.yaml"
     bash "$FLINK_HOME/bin/jobmanager.sh" start >/dev/null
   fi

@@ -15,6 +15,7 @@ import numpy as np
 
 from pipelines.index.exact import sort_hits
 from pipelines.index.segments import Segments, open_segments
+from schemas.cache import cache_folder
 from schemas.digests import digest_file
 from schemas.errors import InputError
 from schemas.manifests import FileEntry, IndexManifest
@@ -163,8 +164,8 @@ def open_index(url: str, *, cache: Path | None = None) -> Searcher:
 
     Args:
       url: its folder or manifest, anywhere fsspec reads. A remote file is fetched once and checked.
-      cache: folder for fetched files; default: `fastslow/indexes` in the user's cache folder (`XDG_CACHE_HOME`). They
-        are named by their digest; those that were not opened for a week are removed when another is fetched.
+      cache: folder for fetched files; default: `indexes` in `schemas.cache.cache_folder()`. They are named
+        by their digest; those that were not opened for a week are removed when another is fetched.
 
     Raises:
       InputError: no manifest, no file, or a file that is not what the manifest says.
@@ -244,7 +245,7 @@ def local_file(url: str, entry: FileEntry, cache: Path | None = None) -> Path:
     if is_local(fs):
         local = Path(path)
     else:
-        base = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastslow" / "indexes"
+        base = cache or cache_folder() / "indexes"
         local = base / f"{entry.sha256}{Path(entry.name).suffix}"
         if local.exists():
             os.utime(local)  # opened now

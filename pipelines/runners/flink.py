@@ -14,6 +14,7 @@ import requests
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, JobServerOptions, PipelineOptions, PortableOptions
 from apache_beam.utils.subprocess_server import JavaJarServer
 
+from schemas.cache import cache_folder
 from schemas.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def _is_flink(options: PipelineOptions) -> bool:
 
 def _java_that_ends_with_us() -> Path:
     """A `java` that the kernel ends with the process that started it: a killed run leaves no job server behind."""
-    place = _cache() / "java"
+    place = cache_folder() / "flink" / "java"
     if not place.is_file():
         place.parent.mkdir(parents=True, exist_ok=True)
         fresh = place.with_name(f"java.{os.getpid()}.tmp")
@@ -100,10 +101,6 @@ def _java_that_ends_with_us() -> Path:
         fresh.chmod(0o755)
         fresh.replace(place)
     return place
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("FASTSLOW_CACHE") or Path.home() / ".cache" / "fastslow") / "flink"
 
 
 def job_server(version: str) -> Path | None:
@@ -124,7 +121,7 @@ def job_server(version: str) -> Path | None:
             raise ConfigError(f"FLINK_JOB_SERVER_JAR={given}: no such file")
         return Path(given)
     name = JavaJarServer.path_to_beam_jar(f"runners:flink:{version}:job-server:shadowJar").rpartition("/")[2]
-    places = (Path(JavaJarServer.JAR_CACHE) / name, _cache() / f"job-server-{version}.jar")
+    places = (Path(JavaJarServer.JAR_CACHE) / name, cache_folder() / "flink" / f"job-server-{version}.jar")
     return next((place for place in places if place.is_file()), None)
 
 

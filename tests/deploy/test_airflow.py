@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -27,32 +26,21 @@ TASKS = ["embed", "index", "rerank", "evaluate", "publish", "gc"]
 pytestmark = pytest.mark.slow
 
 
-def cache() -> Path:
-    """Where environments are kept between test runs."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("FASTSLOW_TEST_CACHE") or home / "fastslow")
-
-
 @pytest.fixture(scope="module")
-def environment() -> Path:
-    """An environment with Airflow alone, whose pins are not ours; made once and kept."""
+def environment(kept) -> Path:
+    """An environment with Airflow alone, whose pins are not ours."""
     pins = AIRFLOW / "requirements.txt"
-    name = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    made = cache() / f"airflow-{name}"
-    if not (made / "complete").exists():
-        shutil.rmtree(made, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(made)], check=True)
+
+    def install(folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         uv = Path(sys.executable).with_name("uv")
-        install = (
-            [str(uv), "pip", "install", "--python", f"{made}/bin/python"]
-            if uv.exists()
-            else [f"{made}/bin/pip", "install"]
-        )
-        done = subprocess.run([*install, "--quiet", "-r", str(pins)], capture_output=True, text=True, check=False)
+        pip = [str(uv), "pip", "install", "--python", f"{folder}/bin/python"]
+        command = pip if uv.exists() else [f"{folder}/bin/pip", "install"]
+        done = subprocess.run([*command, "--quiet", "-r", str(pins)], capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.skip(f"Airflow cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
-        (made / "complete").touch()
-    return made
+
+    return kept(f"airflow-{hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()[:12]}", install)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -14,11 +13,6 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).parent
-
-
-def _cache() -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("FASTSLOW_TEST_CACHE") or home / "fastslow")
 
 
 def _absent() -> list[str]:
@@ -35,31 +29,25 @@ def _installed(name: str, version: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def dataflow_python() -> Path:
-    """A Python with Dataflow's client: this one, or one that has what it lacks in front of all its packages.
+def client(kept) -> str:
+    """Folder that has what this environment lacks for Dataflow, to stand in front of all its packages; "": nothing.
 
-    Beam with its clients is slower to load, so they are not in everybody's environment; this layer has 150 MB, and is
-    kept between test runs.
+    Beam with its clients is slower to load, so they are not in everybody's environment; they have 150 MB.
     """
     absent = _absent()
     if not absent:
-        return Path(sys.executable)
-    name = hashlib.sha256("\n".join([sys.version, sys.prefix, *absent]).encode()).hexdigest()[:12]
-    made = _cache() / f"dataflow-{name}"
-    if not (made / "complete").exists():
-        shutil.rmtree(made, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(made)], check=True)
-        [packages] = made.glob("lib/python*/site-packages")
+        return ""
+
+    def install(folder: Path) -> None:
         uv = Path(sys.executable).with_name("uv")
-        install = [str(uv), "pip"] if uv.exists() else [sys.executable, "-m", "pip"]
-        command = [*install, "install", "--quiet", "--no-deps", "--target", str(packages), *absent]
+        pip = [str(uv), "pip"] if uv.exists() else [sys.executable, "-m", "pip"]
+        command = [*pip, "install", "--quiet", "--no-deps", "--target", str(folder), *absent]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.skip(f"Dataflow's client cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
-        ours = Path(metadata.distribution("apache-beam").locate_file(""))
-        (packages / "ours.pth").write_text(f"import site; site.addsitedir({str(ours)!r})\n")
-        (made / "complete").touch()
-    return made / "bin" / "python"
+
+    name = hashlib.sha256("\n".join([sys.version, *absent]).encode()).hexdigest()[:12]
+    return str(kept(f"dataflow-{name}", install))
 
 
 @pytest.fixture(scope="session")
@@ -82,14 +70,14 @@ def google(google_cloud):
 
 
 @pytest.fixture(scope="module")
-def environment(google) -> dict[str, str]:
-    """Variables by which Google's libraries find it, and Python this checkout."""
+def environment(google, client) -> dict[str, str]:
+    """Variables by which Google's libraries find it, and Python this checkout and those libraries."""
     found = {
         "STORAGE_EMULATOR_HOST": google.url,
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         "FSSPEC_GS_TOKEN": "anon",
     }
-    return os.environ | found | {"PYTHONPATH": str(REPO)}
+    return os.environ | found | {"PYTHONPATH": f"{REPO}{os.pathsep}{client}".rstrip(os.pathsep)}
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ Google's machines, images and quotas are not in this: workers are processes of t
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run_staged(google, environment, dataflow_python, tmp_path_factory):
+def run_staged(google, environment, client, tmp_path_factory):
     """(job JSON) -> exit code and errors of a worker that was given what the job names, and no other code of ours."""
 
     def run(job: dict) -> tuple[int, str]:
@@ -36,8 +37,8 @@ def run_staged(google, environment, dataflow_python, tmp_path_factory):
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
         subprocess.run([*install, "--target", str(packages), str(folder / "workflow.tar.gz")], check=True, cwd=folder)
         (folder / "pipeline.pb").write_bytes(google[job["environment"]["sdkPipelineOptions"]["options"]["pipelineUrl"]])
-        command = [str(dataflow_python), str(HERE / "worker.py"), str(folder / "pipeline.pb"), str(packages)]
-        variables = environment | {"PYTHONPATH": str(packages)}
+        command = [sys.executable, str(HERE / "worker.py"), str(folder / "pipeline.pb"), str(packages)]
+        variables = environment | {"PYTHONPATH": f"{packages}{os.pathsep}{client}".rstrip(os.pathsep)}
         done = subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True, check=False)
         return done.returncode, done.stderr
 
@@ -45,7 +46,7 @@ def run_staged(google, environment, dataflow_python, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def fastslow(google, environment, dataflow_python, options, run_staged, tmp_path_factory):
+def fastslow(google, environment, options, run_staged, tmp_path_factory):
     """Runs the command; its jobs are run as they come."""
 
     def created(job) -> None:
@@ -55,7 +56,7 @@ def fastslow(google, environment, dataflow_python, options, run_staged, tmp_path
     google.created = created
 
     def run(*arguments: str, beam: tuple[str, ...] = ()) -> str:
-        command = [str(dataflow_python), "-m", "pipelines.cli", *arguments]
+        command = [sys.executable, "-m", "pipelines.cli", *arguments]
         command += ["--", *options, *beam] if "--runner" in arguments else []
         folder = tmp_path_factory.mktemp("anywhere")
         done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
@@ -96,7 +97,7 @@ def test_the_whole_job_leaves_the_same_data_as_on_this_machine(indexed, google, 
     assert digests(there) == digests(here)
 
 
-def test_a_worker_that_fails_is_heard(indexed, google, environment, dataflow_python, options, monkeypatch):
+def test_a_worker_that_fails_is_heard(indexed, google, environment, options, monkeypatch):
     shard = next(stored for (_, name), stored in google.objects.items() if name.endswith(".tar"))
     google.objects["bucket", "gone/a.tar"] = shard
     work = google.created
@@ -106,7 +107,7 @@ def test_a_worker_that_fails_is_heard(indexed, google, environment, dataflow_pyt
         work(job)
 
     monkeypatch.setattr(google, "created", created)
-    command = [str(dataflow_python), "-m", "pipelines.cli", "embed", "demo", "--root", "gs://bucket/other"]
+    command = [sys.executable, "-m", "pipelines.cli", "embed", "demo", "--root", "gs://bucket/other"]
     command += ["--shards", "gs://bucket/gone/*.tar", "--runner", "dataflow-cpu", "--", *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -115,7 +116,7 @@ def test_a_worker_that_fails_is_heard(indexed, google, environment, dataflow_pyt
     assert "serviceOptions" not in google.jobs[-1].created["environment"]  # no GPU
 
 
-def test_a_template_describes_the_job_that_embeds(indexed, google, run_staged, environment, dataflow_python, options):
+def test_a_template_describes_the_job_that_embeds(indexed, google, run_staged, environment, options):
     jobs = len(google.jobs)
     [folder] = {
         name.rpartition("/")[0]
@@ -124,7 +125,7 @@ def test_a_template_describes_the_job_that_embeds(indexed, google, run_staged, e
     }
     given = ["--dataset=demo", "--root=gs://bucket/launched", f"--shards=gs://bucket/{folder}/*.tar"]
     launcher = [*given, *options, "--template_location=gs://bucket/launches/1/job_object", "--job_name=nightly-1"]
-    command = [str(dataflow_python), str(REPO / "deploy/dataflow/launch.py"), *launcher]
+    command = [sys.executable, str(REPO / "deploy/dataflow/launch.py"), *launcher]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(google.jobs) == jobs

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tarfile
 import threading
 from importlib import metadata
@@ -14,8 +15,6 @@ import pytest
 from apache_beam.internal import pickler
 from apache_beam.portability.api import beam_runner_api_pb2 as api
 
-pytestmark = pytest.mark.xdist_group("packages")  # built in the checkout, one after the other
-
 HERE = Path(__file__).parent
 IMAGE = "us-central1-docker.pkg.dev/p-1/fastslow/worker:0.1.0"
 TRACEBACK = "Traceback (most recent call last):\n  in process\nschemas.errors.InputError: a.tar: not a tar\n"
@@ -23,7 +22,7 @@ STEPS = {"embed": ("EmbedShards", "Embed"), "fill": ("FillPartials", "Fill"), "s
 
 
 @pytest.fixture(scope="module")
-def submitted(dataflow_python, google, environment, options, tmp_path_factory, google_cloud):
+def submitted(google, environment, options, tmp_path_factory, google_cloud):
     """Title -> what `run_over` said, of all submissions below; the folder of those that were only described."""
     folder = tmp_path_factory.mktemp("described")
     # builds no package and lists no versions: faster
@@ -55,7 +54,7 @@ def submitted(dataflow_python, google, environment, options, tmp_path_factory, g
             interrupted.wait(2.0)  # the answer comes too late
 
     google.created, google.answering = created, answering
-    command = [str(dataflow_python), str(HERE / "submit.py"), json.dumps(jobs), str(folder)]
+    command = [sys.executable, str(HERE / "submit.py"), json.dumps(jobs), str(folder)]
     said = {}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder

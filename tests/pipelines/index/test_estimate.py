@@ -36,14 +36,19 @@ def test_the_work_of_k_means_is_counted(key, rows, macs):
     assert train_work(key, 32, rows) == macs
 
 
-def test_an_estimate_is_near_the_index_that_is_built():
-    vectors = np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float32)
-    found = estimate(20_000, 64, Index(max_memory="2MB"), part_rows=1000)
-    index = faiss.index_factory(64, found.key, faiss.METRIC_INNER_PRODUCT)
+@pytest.mark.parametrize(
+    ("rows", "width", "memory", "kind"),
+    [(5000, 8, "220KB", "IVF"), pytest.param(20_000, 64, "2MB", "OPQ", marks=pytest.mark.slow)],  # two minutes
+)
+def test_an_estimate_is_near_the_index_that_is_built(rows, width, memory, kind):
+    vectors = np.random.default_rng(0).normal(size=(rows, width)).astype(np.float32)
+    found = estimate(rows, width, Index(max_memory=memory), part_rows=1000)
+    assert found.key.startswith(kind)
+    index = faiss.index_factory(width, found.key, faiss.METRIC_INNER_PRODUCT)
     train(index, vectors[: found.train_rows], key=found.key, seed=0)
     index.add(vectors)
     assert len(faiss.serialize_index(index)) == pytest.approx(found.serving_bytes, rel=0.1)
-    assert found.disk_bytes == 2 * found.serving_bytes + 8 * 20_000
+    assert found.disk_bytes == 2 * found.serving_bytes + 8 * rows
     assert found.train_seconds > 0
 
 

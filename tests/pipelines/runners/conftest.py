@@ -1,11 +1,12 @@
 """Real engines: a Flink cluster, Python workers beside it, Prism; skipped with the reason where they cannot be had."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
-import time
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,27 +14,31 @@ from pathlib import Path
 import pytest
 import requests
 
+from schemas.cache import cache_folder
+
 REPO = Path(__file__).resolve().parents[3]
-CACHE = Path(os.environ.get("FASTSLOW_CACHE") or Path.home() / ".cache" / "fastslow")
 PRISM = "github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0"
-STARTED_WITHIN_S = 30.0
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """One that nobody listens on, and that no connection is given by chance."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as one:
+            if one.connect_ex(("127.0.0.1", port)):
+                return port
 
 
 class Flink:
     """A cluster of its own: a job manager, two task managers of one slot each; stopped at the end."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self.port, self.rpc_port = free_port(), free_port()
         self.master = f"localhost:{self.port}"
 
     def do(self, verb: str) -> None:
-        environment = os.environ | {"PYTHON": sys.executable, "FLINK_PORT": str(self.port)}
+        ports = {"FLINK_PORT": str(self.port), "FLINK_RPC_PORT": str(self.rpc_port)}
+        environment = os.environ | ports | {"PYTHON": sys.executable}
         script = str(REPO / "deploy" / "flink" / "cluster.sh")
         done = subprocess.run([script, verb], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -45,7 +50,7 @@ class Flink:
 
     def kill_task_manager(self) -> None:
         """kill -9 of one; `do("up")` starts another, as a supervisor would."""
-        file = CACHE / "flink" / f"cluster-{self.port}" / "pid" / "flink-fastslow-taskexecutor.pid"
+        file = cache_folder() / "flink" / f"cluster-{self.port}" / "pid" / "flink-fastslow-taskexecutor.pid"
         os.kill(next(int(pid) for pid in reversed(file.read_text().split()) if Path("/proc", pid).exists()), 9)
 
 
@@ -60,38 +65,31 @@ def flink() -> Iterator[Flink]:
 
 
 @pytest.fixture(scope="session")
-def prism() -> Path:
-    """Beam's engine in Go, built once."""
-    place = CACHE / "go" / "prism"
-    if not place.is_file():
+def prism(kept) -> Path:
+    """Beam's engine in Go."""
+
+    def build(folder: Path) -> None:
         _need("go")
-        environment = os.environ | {"GOBIN": str(place.parent)}
+        environment = os.environ | {"GOBIN": str(folder)}
         done = subprocess.run(["go", "install", PRISM], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    return place
+
+    return kept(f"prism-{PRISM.rpartition('@')[2]}", build) / "prism"
 
 
 @pytest.fixture
 def worker_pool() -> Iterator[str]:
     """Python workers outside the driver, as beside a task manager: address of what starts a process for each."""
-    port = free_port()
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.runners.worker_pool", f"--port={port}"],
-        env=os.environ | {"PYTHONPATH": str(REPO)},
-        start_new_session=True,
-        **quiet,
-    )
-    end = time.monotonic() + STARTED_WITHIN_S
-    while True:
-        with socket.socket() as one:
-            if one.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        assert time.monotonic() < end, f"nothing answers on port {port}"
-        time.sleep(0.2)
-    yield f"localhost:{port}"
-    os.killpg(process.pid, 15)
-    process.wait()
+    command = [sys.executable, "-m", "pipelines.runners.worker_pool", f"--port={free_port()}"]
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    with subprocess.Popen(
+        command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+    ) as process:
+        said = next((line for line in process.stderr if line.startswith("workers at ")), None)
+        assert said is not None, "the pool of workers did not start"
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        yield said.split()[-1]
+        os.killpg(process.pid, 15)
 
 
 @pytest.fixture(scope="session")

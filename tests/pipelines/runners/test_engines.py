@@ -15,10 +15,7 @@ from pipelines.prepare import job as prepare
 from pipelines.rerank import job as rerank
 from schemas.jobs import Job
 
-pytestmark = [
-    pytest.mark.xdist_group("engines"),  # one cluster, one after the other
-    pytest.mark.usefixtures("index_libraries"),
-]
+pytestmark = pytest.mark.usefixtures("index_libraries")
 
 TIMED = "timings.json"
 

@@ -24,7 +24,6 @@ from schemas.errors import FastslowError
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("engines"),
     pytest.mark.usefixtures("index_libraries"),
     # a worker of this process whose task manager is killed
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
