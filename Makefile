@@ -62,9 +62,10 @@ flink-down:  ## stop what flink-up started
 search: $(STAMP)  ## ask the published index: make search Q='a red circle left of a blue square'
 	@$(RUN) search $(DATASET) '$(Q)' --root $(ROOT)
 
+# three processes for two cores: one of them waits for Flink much of its time
 test: $(STAMP)  ## lint, types and the default tests
 	@$(MAKE) --no-print-directory check
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'
+	@$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'
 
 test-slow: $(STAMP)  ## the slow tests
 	@$(VENV)/bin/python -m pytest -m 'slow and not gpu'

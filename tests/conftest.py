@@ -18,6 +18,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
+LONGEST = ("test_engines.py", "test_end_to_end.py", "test_submission.py")
+"""Files that take minutes: first, so that nobody waits for them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the others as they are found."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def kept() -> Callable[[str, Callable[[Path], None]], Path]:
     """(name, fill) -> a folder that is filled once on this machine and kept, also by test runs side by side."""

@@ -133,7 +133,7 @@ def test_a_week_of_changes_answers_as_brute_force_over_what_is_alive(days, oracl
     assert set(ids[0].tolist()) == set(live.tolist())
 
 
-@pytest.mark.parametrize("settings", [{"refine": True, "key": "IVF8,PQ4x8"}, {"key": "OPQ8_16,IVF8_HNSW4,PQ8x8"}])
+@pytest.mark.parametrize("settings", [{"refine": True, "key": "IVF8,PQ4x4"}, {"key": "OPQ8_16,IVF8_HNSW4,PQ8x8"}])
 def test_compressed_kinds_are_appended_to_as_well(make, oracle, settings):
     world = make()
     days = Days(world, {**settings, "recall_target": 0.6, "train_rows": 600})

@@ -19,6 +19,7 @@ def fastslow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real COCO images of ../shared/data are not here")
 def test_coco_is_fetched_indexed_reranked_and_served(server, tmp_path, tiny_clip, tiny_blip):
     server.files = {f"/{path.name}": path.read_bytes() for path in REAL.glob("*.zip")}

@@ -251,6 +251,7 @@ def test_what_is_written_does_not_depend_on_how_many_rows_are_named_at_once(worl
     assert lines == {(run_text.encode(), qrels_text.encode())}
 
 
+@pytest.mark.slow
 def test_names_of_more_than_two_gib_come_out_whole(monkeypatch):
     monkeypatch.setattr(rerank, "ROWS_AT_ONCE", 1000)
     items, queries, long = 5, 6600, 1 << 16
