@@ -3,9 +3,10 @@
     make flink-up && python -m benchmarks.bench_engines                      20,000 pictures, a few minutes each
     python -m benchmarks.bench_engines --encoder ViT-B/32 --images 4000      a model of real size
 
-Each run is `fastslow embed` into a root of its own; seconds are those of the Beam job as its log says them, with
-starting the job server, submitting and, beside the cluster, loading the model in two workers. The local runner goes
-first and last.
+Each run is `fastslow embed` into a root of its own. Its seconds are those of the Beam job as its log says them; "to
+start" is what of them had passed when the first shard was committed: loading the model and one shard's work, and on a
+cluster starting the job server and submitting. Throughput is of the shards after the first, from its commit to the last one's.
+The local runner goes first and last.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -48,14 +50,26 @@ def worker_pool() -> Iterator[None]:
         process.terminate()
 
 
-def embed(folder: Path, root: str, where: tuple[str, ...]) -> float:
-    """Seconds of the Beam job of one run of the command."""
-    command = [sys.executable, "-m", "pipelines.cli", "embed", str(folder / "night.yaml"), "--root", root, *where]
+@dataclass(frozen=True)
+class Run:
+    """One run: seconds of its Beam job, seconds until the first shard was committed, images a second after that."""
+
+    seconds: float
+    start: float
+    throughput: float
+
+
+def embed(folder: Path, root: Path, images: int, where: tuple[str, ...]) -> Run:
+    """Runs the command once."""
+    command = [sys.executable, "-m", "pipelines.cli", "embed", str(folder / "night.yaml"), "--root", str(root), *where]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.search(r"embed night: \d+ items in ([\d.]+) s", done.stderr)
     if done.returncode or found is None:
         raise SystemExit(f"{' '.join(command)}: {done.stderr[-2000:]}")
-    return float(found[1])
+    committed = sorted(path.stat().st_mtime for path in root.glob("embeddings/**/*.json"))
+    spent = committed[-1] - committed[0]
+    rate = images * (len(committed) - 1) / len(committed) / spent
+    return Run(float(found[1]), round(float(found[1]) - spent, 1), round(rate, 1))
 
 
 def main() -> None:
@@ -68,24 +82,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, worker_pool():
         folder = Path(name)
         make(folder, given.images, given.encoder)
-        seconds = {
-            label: embed(folder, str(folder / f"root-{n}"), where) for n, (label, where) in enumerate(RUNS.items())
+        runs = {
+            label: embed(folder, folder / f"root-{n}", given.images, where)
+            for n, (label, where) in enumerate(RUNS.items())
         }
-    best = min(seconds["local"], seconds["local again"])
-    ratios = {label: round(best / spent, 3) for label, spent in seconds.items() if label.startswith("flink")}
+    local = [run for label, run in runs.items() if label.startswith("local")]
+    whole, rate = min(run.seconds for run in local), max(run.throughput for run in local)
+    of_local = {
+        label: {"throughput": round(run.throughput / rate, 3), "whole job": round(whole / run.seconds, 3)}
+        for label, run in runs.items()
+        if run not in local
+    }
     result = {
         "images": given.images,
         "encoder": given.encoder,
-        "seconds": seconds,
-        "throughput, engine / local": ratios,
+        "runs": {label: asdict(run) for label, run in runs.items()},
+        "of local": of_local,
         "surroundings": surroundings(),
     }
     save(result, given.json)
     shown = Table(title=f"embedding {given.images:,} pictures, {given.encoder}", title_justify="left")
-    for column in ("run", "seconds", "images/s", "of local"):
-        shown.add_column(column)
-    for label, spent in seconds.items():
-        shown.add_row(label, f"{spent:.1f}", f"{given.images / spent:.1f}", f"{best / spent:.2f}")
+    for column in ("run", "images/s", "of local", "s to start", "s of the job", "of local"):
+        shown.add_column(column, justify="left" if column == "run" else "right")
+    for label, run in runs.items():
+        rates = f"{run.throughput:.1f}", f"{run.throughput / rate:.2f}"
+        shown.add_row(label, *rates, f"{run.start:.1f}", f"{run.seconds:.1f}", f"{whole / run.seconds:.2f}")
     Console(width=140).print(shown)
 
 
