@@ -10,13 +10,16 @@ one thread: they say how work grows, also on a machine that does other things be
 unique   `embed.job`: an id used twice is looked for                                   bytes an item
 check    `index.parts.check`: the same, and every vector read                          bytes an item
 pairs    `rerank.plan`: candidates read, found in the shards, cut by shard, ranked     bytes a pair
-locate   `rerank.plan.locate` of that: a shard's items among all candidates            CPU seconds a shard and candidate
+locate   `rerank.plan.locate` of that: all shards read, their items among the candidates        CPU seconds an item
+search   `rerank.plan.rows_among` of that: a shard's items among 200 million candidates         CPU seconds an item
+cut      `rerank.plan.plan_shards` of that: pairs put in order and written           CPU seconds a pair and a shard
 fill     `rerank.plan.fill_scores` of that: a shard's queries among all queries        CPU seconds a shard and query
 lists    `index.lists`: one partial index opened and its lists counted                 bytes and CPU seconds a list
 submit   the pipeline that an engine is sent, and what it moves between its steps      bytes a shard
 exact    `index.exact.exact_search`: neighbours to measure recall against              multiply-adds a CPU second
 decode   a shard read, unpacked, decoded to 224 pixels, without a model                pictures a CPU second
-strings  more than 2 GiB of them, joined (`combine_chunks`) and picked (`take`) as the rerank does: what Arrow says
+strings  more than 2 GiB of them, joined (`combine_chunks`) and picked (`take`): what Arrow says, and why the rerank
+         does neither
 """
 
 import argparse
@@ -54,6 +57,10 @@ DEPTH = 20
 WIDTH = 8
 LISTS = 131_072
 OPENED, FILLED, ROUNDS = 40, 200, 5
+AMONG = 200_000_000
+"""Candidates of ten million queries in a billion items, and some more: 1.6 GB."""
+
+SHARD = 10_000
 
 
 def cpu(function: Callable[[], Any]) -> float:
@@ -126,15 +133,32 @@ def pairs(folder: Path, queries: int) -> dict[str, Any]:
     places = locate(shards, items)
     located = min(cpu(lambda: locate(shards, items)) for _ in range(ROUNDS))
     job = vectors.job(layout_of(folder), Index())
-    plan_shards(job, str(queries), "", shards, places=places, pairs=to_score(found, DEPTH), queries=asked, settings="")
+    wanted = to_score(found, DEPTH)
+
+    def write(number: int) -> object:
+        name = f"{queries}-{number}"
+        return plan_shards(job, name, "", shards, places=places, pairs=wanted, queries=asked, settings="")
+
+    cut = min(cpu(functools.partial(write, number)) for number in range(ROUNDS))
     reading = min(cpu(lambda: fill_scores(found, [], known)) for _ in range(ROUNDS))
     filled = min(cpu(lambda: fill_scores(found, [f"{at}/scores.parquet"] * FILLED, known)) for _ in range(ROUNDS))
     rank(found, fuse(found, 1.0))
     return {
-        "locate_cpu_s": located / len(urls),
+        "locate_cpu_s": located / ITEMS[1],
+        "cut_cpu_s": cut / len(urls),
         "fill_cpu_s": max(0.0, filled - reading) / FILLED,
-        "candidates": len(items),
+        "shards": len(urls),
     }
+
+
+def search(_: Path, __: int) -> dict[str, Any]:
+    """Ids spread as evenly as those that `schemas.ids.item_id` makes, a shard's in no order."""
+    from pipelines.rerank.plan import rows_among
+
+    items = np.arange(AMONG) * (2**63 // AMONG)
+    rng = np.random.default_rng(0)
+    shards = [rng.integers(0, 2**63 - 1, SHARD) for _ in range(10 * ROUNDS)]
+    return {"cpu_s": cpu(lambda: [rows_among(ids, items) for ids in shards]) / len(shards) / SHARD}
 
 
 def lists(folder: Path, _: int) -> dict[str, Any]:
@@ -250,6 +274,7 @@ STEPS: dict[str, tuple[Callable[[Path, int], dict[str, Any]], tuple[int, ...]]] 
     "unique": (unique, ITEMS),
     "check": (check, ITEMS),
     "pairs": (pairs, QUERIES),
+    "search": (search, (0,)),
     "lists": (lists, (0,)),
     "submit": (submit, (0,)),
     "exact": (exact, (0,)),
@@ -283,14 +308,17 @@ def measure(folder: Path) -> dict[str, Any]:
     parts(folder, max(ITEMS))
     found = {step: [apart(step, folder, size) for size in sizes] for step, (_, sizes) in STEPS.items()}
     few, many = found["pairs"]
+    cut = (many["cut_cpu_s"] - few["cut_cpu_s"]) * many["shards"] / (QUERIES[1] - QUERIES[0]) / DEPTH
     slope = functools.partial(_slope, found)
     return {
         "unique": {"bytes_an_item": slope("unique", ITEMS)},
         "check": {"bytes_an_item": slope("check", ITEMS)},
         "pairs": {
             "bytes_a_pair": (many["peak"] - few["peak"]) / (QUERIES[1] - QUERIES[0]) / DEPTH,
-            "locate_cpu_s_a_shard_and_candidate": (many["locate_cpu_s"] - few["locate_cpu_s"])
-            / (many["candidates"] - few["candidates"]),
+            "locate_cpu_s_an_item": many["locate_cpu_s"],
+            "search_cpu_s_an_item": found["search"][0]["cpu_s"],
+            "cut_cpu_s_a_pair": cut,
+            "cut_cpu_s_a_shard": max(0.0, many["cut_cpu_s"] - cut * QUERIES[1] * DEPTH / many["shards"]),
             "fill_cpu_s_a_shard_and_query": (many["fill_cpu_s"] - few["fill_cpu_s"]) / (QUERIES[1] - QUERIES[0]),
         },
         "lists": {"bytes_a_list": found["lists"][0]["bytes"], "cpu_s_a_list": found["lists"][0]["cpu_s"]},

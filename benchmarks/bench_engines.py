@@ -5,8 +5,8 @@
 
 Each run is `fastslow embed` into a root of its own. Its seconds are those of the Beam job as its log says them; "to
 start" is what of them had passed when the first shard was committed: loading the model and one shard's work, and on a
-cluster starting the job server and submitting. Throughput is of the shards after the first, from its commit to the last one's.
-The local runner goes first and last.
+cluster starting the job server and submitting. Throughput is of the shards after the first, from its commit to that of
+the last. The local runner goes first and last.
 """
 
 import argparse

@@ -24,12 +24,6 @@ from typing import Any, NamedTuple
 RESULTS = Path(__file__).resolve().parent / "results"
 
 HOUR = 3600.0
-ID_CHARACTERS = 13
-"""Of a query id made by `schemas.query_logs`: "q" and 12 hexadecimal digits."""
-
-ARROW_STRINGS = 2**31 - 1
-"""Bytes of one Arrow array of strings, whose offsets are int32."""
-
 MAPS = 65_530
 """Of a process, Linux's default of vm.max_map_count."""
 
@@ -53,7 +47,6 @@ class Given:
     Attributes:
       items, queries, width, depth: of the dataset, the log, the vectors, and candidates a query.
       shard_items: items a shard.
-      key_bytes: of an item's key.
       workers, worker_cores: of the cluster.
       cores, memory_gb: of the machine on which the run's own process is.
       serving_memory: index.max_memory.
@@ -66,7 +59,6 @@ class Given:
     width: int = 512
     depth: int = 20
     shard_items: int = 10_000
-    key_bytes: int = 16
     workers: int = 100
     worker_cores: int = 16
     cores: int = 16
@@ -251,11 +243,17 @@ class Plan:
         """GPU hours, or the formula."""
         return f"{units / HOUR:,.0f} / {name}" if rate is None else f"{units / rate / HOUR:,.1f} (rate as given)"
 
-    def locate_s(self, items: float | None = None) -> float:
-        """CPU seconds of finding candidates in the shards."""
-        part = (items or self.given.items) / self.given.items
-        unit = self.costs.driver["pairs"]["locate_cpu_s_a_shard_and_candidate"]
-        return float(unit * self.shards * self.candidates * part**2)
+    @cached_property
+    def locate_s(self) -> float:
+        """CPU seconds of finding candidates in the shards, and of writing the pairs of each."""
+        unit = self.costs.driver["pairs"]
+        found = (unit["locate_cpu_s_an_item"] + unit["search_cpu_s_an_item"]) * self.given.items
+        return float(found + unit["cut_cpu_s_a_pair"] * self.pairs + unit["cut_cpu_s_a_shard"] * self.shards)
+
+    @cached_property
+    def collect_s(self) -> float:
+        """CPU seconds of collecting the scores of the shards."""
+        return float(self.costs.driver["pairs"]["fill_cpu_s_a_shard_and_query"] * self.shards * self.given.queries)
 
     def merge_s(self, *, exponent: float = 1.0) -> float:
         """Seconds of merging, one thread."""
@@ -288,8 +286,8 @@ class Plan:
         fill = self._same(costs.seconds["fill"] * costs.cores * self.growth)
         exact = self.exact_hours(self.stage_queries, walks=2)
         score = self._same(self.pairs * costs.core_s_a_pair)
-        locate = self._same(self.locate_s())
-        returned = self._same(driver["pairs"]["fill_cpu_s_a_shard_and_query"] * self.shards * q)
+        locate = self._same(self.locate_s)
+        returned = self._same(self.collect_s)
         gpu = self.gpu(n, given.gpu_images_per_s, "R")
         gpu_pairs = self.gpu(self.pairs, given.gpu_pairs_per_s, "P")
         pair_rows, pair_bytes = 40.0 * self.pairs, driver["pairs"]["bytes_a_pair"] * self.pairs
@@ -338,16 +336,17 @@ class Plan:
         """Where today's code stops, the smallest size first."""
         given, costs, driver = self.given, self.costs, self.costs.driver
         n, allowed, memory = given.items, given.hours * HOUR, given.memory_gb * 2.0**30
-        merge, locate = self.merge_s(exponent=costs.merge_exponent), self.locate_s()
+        merge = self.merge_s(exponent=costs.merge_exponent)
         exact = self.exact_hours(self.stage_queries, walks=2) * HOUR / given.cores
         search = self.search_hours(exponent=costs.query_exponent) * HOUR / given.cores
         hours, gb = f"{given.hours:g} hours", f"{given.memory_gb} GB"
         sent = driver["submit"]["embed_sent_bytes_a_shard"] * self.shards
         held, ids = driver["pairs"]["bytes_a_pair"] * self.pairs, driver["unique"]["bytes_an_item"] * n
-        names, keys = self.pairs * ID_CHARACTERS, self.pairs * given.key_bytes
         tables = [
-            ("rerank: every shard's ids are looked for by sorting all candidates", f"{locate / HOUR:,.0f} hours",
-             f"{hours} of one core", n * (allowed / locate) ** 0.5, "slow"),
+            ("rerank: every shard's scores are collected by hashing all queries", f"{self.collect_s / HOUR:,.0f} hours",
+             f"{hours} of one core", n * (allowed / self.collect_s) ** 0.5, "slow"),
+            ("rerank: one process finds the candidates and cuts them by shard", f"{self.locate_s / HOUR:,.1f} hours",
+             f"{hours} of one core", n * allowed / self.locate_s, "slow"),
             ("merge: one process writes all lists, and all vectors in the order of ids",
              f"{self.merge_s() / HOUR:,.0f} to {merge / HOUR:,.0f} hours", f"{hours} of one core",
              costs.rows * (allowed / self.merge_s(exponent=0.0)) ** (1 / costs.merge_exponent), "slow"),
@@ -361,10 +360,6 @@ class Plan:
              f"{hours} of {given.cores} cores", n * (allowed / search) ** (1 / (1 + costs.query_exponent)), "slow"),
             ("a pipeline names its shards: what is submitted", size(sent),
              f"{size(JOB_GRAPH)}, documented by Dataflow", n * JOB_GRAPH / sent, "not tried"),
-            (f"rerank: keys of {given.key_bytes} bytes, one Arrow array", size(keys), size(ARROW_STRINGS),
-             n * ARROW_STRINGS / keys, "wrong or crashes"),
-            (f"rerank: query ids of {ID_CHARACTERS} bytes, one Arrow array", size(names), size(ARROW_STRINGS),
-             n * ARROW_STRINGS / names, "fails"),
             ("rerank: all pairs in one process", size(held), gb, n * memory / held, "out of memory"),
             ("embed: ids are unique, in one process", size(ids), gb, n * memory / ids, "out of memory"),
         ]  # fmt: skip
@@ -440,8 +435,11 @@ def costs_table(plan: Plan) -> str:
          f"{min(costs.pair_ms):.1f} to {max(costs.pair_ms):.1f} ms", "systems"),
         ("exhaustive search", f"{driver['exact']['macs_a_cpu_s'] / 1e9:.0f} billion multiply-adds a core second",
          "driver"),
-        ("find candidates in a shard",
-         f"{1e9 * pairs['locate_cpu_s_a_shard_and_candidate']:.0f} core ns a candidate of all", "driver"),
+        ("find candidates in the shards: read names; look them up",
+         f"{1e9 * pairs['locate_cpu_s_an_item']:,.0f}; {1e9 * pairs['search_cpu_s_an_item']:,.0f} core ns an item",
+         "driver"),
+        ("cut pairs by shard", f"{1e6 * pairs['cut_cpu_s_a_pair']:.2g} core µs a pair, "
+         f"{1e3 * pairs['cut_cpu_s_a_shard']:.2g} core ms a shard", "driver"),
         ("collect a shard's scores",
          f"{1e9 * pairs['fill_cpu_s_a_shard_and_query']:.1f} core ns a query of all", "driver"),
         ("pairs in the process that plans the rerank", f"{pairs['bytes_a_pair']:.0f} bytes each", "driver"),
