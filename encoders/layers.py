@@ -182,7 +182,8 @@ class Heads(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, width) -> (B, out), float32: `count` vectors of norm 1 / sqrt(count), one after another."""
         parts = [functional.normalize(head(x).float(), dim=-1) for head in self.each]
-        return torch.cat(parts, -1) / len(parts) ** 0.5
+        joined: torch.Tensor = torch.cat(parts, -1) / len(parts) ** 0.5
+        return joined
 
 
 def in_float32(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:

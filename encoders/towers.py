@@ -125,8 +125,8 @@ def averaged(features: torch.Tensor, side: int) -> torch.Tensor:
     if has * has != tokens or has % side:
         raise ModelError(f"vision_side {side}: expected a square grid of a multiple of its cells, got {tokens} tokens")
     part = has // side
-    cells = features.float().unflatten(-2, (side, part, side, part)).mean((-4, -2))  # (..., side, side, C)
-    return cells.flatten(-3, -2).view(*features.shape[:-2], side * side, width)
+    cells = features.float().reshape(*features.shape[:-2], side, part, side, part, width).mean((-4, -2))
+    return cells.flatten(-3, -2)
 
 
 def interpolated(times: torch.Tensor, frames: int) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """What a frozen vision backbone makes of all pictures, computed once and kept in a file beside the checkpoints."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,8 @@ def cached_features(
         training, device = model.training, next(model.parameters()).device
         model.train(False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}")
-        out: np.ndarray | None = None
+        partial = path.with_name(f".{path.name}.{os.getpid()}")  # other runs may share the folder
+        out: np.memmap | None = None
         for start in range(0, len(images), batch_size):
             pixels = to_visual(torch.from_numpy(images[start : start + batch_size]), spec, device)
             generator = torch.Generator(device).manual_seed(VIEWS_SEED + start)
