@@ -64,6 +64,7 @@ class LoopITRSettings(Settings):
     fusion_dropout: Fraction = 0.0
     match_score: Literal["difference", "match"] = "difference"
     visual_pool: Literal["attention", "backbone"] = "attention"  # vectors from tokens, or from the backbone's mean
+    visual_mirror: bool = False  # a picture's vector is the mean of its own and its mirror image's
     heads: Positive = 1  # pairs that learn on their own and share embedding_dim: an ensemble in one vector
     text_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()  # hidden states pooled beside the last one
     text_norm: Literal["none", "batch"] = "none"  # of the pooled text's channels

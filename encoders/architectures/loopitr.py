@@ -38,6 +38,8 @@ class LoopITRConfig(FusionConfig):
     Attributes:
       visual_pool: "attention", the vector is pooled from the tokens; "backbone", from the backbone's features
         themselves, past all that is learnt above it.
+      visual_mirror: a picture's vector is the mean of its own and its mirror image's: twice the offline cost, none more
+        for a query.
       heads: pairs of heads that learn on their own, each with a contrast of its own; their vectors are joined.
       text_layers: hidden states of the text tower whose means join that of the last one in what becomes the vector: a
         tower made for the likeness of sentences forgets words that pictures show.
@@ -47,6 +49,7 @@ class LoopITRConfig(FusionConfig):
     model_type = "fastslow-loopitr"
 
     visual_pool: str = "attention"
+    visual_mirror: bool = False
     heads: int = 1
     text_layers: list[int] | tuple[int, ...] = ()
     text_norm: str = "none"
@@ -127,9 +130,18 @@ class LoopITRModel(FusionModel):
         return {"embedding": self.encode_text(ids, mask)[1]}
 
     def visual_vectors(self, visual: torch.Tensor) -> dict[str, torch.Tensor]:
-        """See RetrievalModel; without time (max_frames 0) a clip's tokens are pooled over its frames."""
+        """See RetrievalModel; without time (max_frames 0) a clip's tokens are pooled over its frames.
+
+        While training, and of cached features, there is no mirror image.
+        """
+        if self.config.visual_mirror and visual.ndim == 5 and not self.training:
+            both = self._look_and_pool(visual) + self._look_and_pool(visual.flip(-1))
+            return {"embedding": functional.normalize(both, dim=-1)}
+        return {"embedding": self._look_and_pool(visual)}
+
+    def _look_and_pool(self, visual: torch.Tensor) -> torch.Tensor:
         seen = self.vision.look(visual)
-        return {"embedding": self._vectors(seen if self.visual_pool is None else self.vision.transform(seen))}
+        return self._vectors(seen if self.visual_pool is None else self.vision.transform(seen))
 
 
 class LoopITRObjective(Objective):

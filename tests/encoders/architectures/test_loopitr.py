@@ -279,6 +279,20 @@ def test_heads_are_an_ensemble_in_one_vector_each_with_its_own_contrast():
     torch.testing.assert_close(got, torch.stack(wanted).mean())
 
 
+def test_a_mirrored_picture_has_the_vector_of_the_picture_where_asked():
+    visual = torch.randn(2, 1, 3, 16, 16)
+    for mirror in (False, True):
+        torch.manual_seed(0)
+        model = build(tiny(visual_mirror=mirror), WORDS).model.eval()
+        with torch.inference_mode():
+            seen, turned = (model.visual_vectors(one)["embedding"] for one in (visual, visual.flip(-1)))
+            torch.testing.assert_close(seen.norm(dim=-1), torch.ones(2))
+            assert torch.allclose(seen, turned, atol=1e-6) == mirror
+            model.train()
+            seen, turned = (model.visual_vectors(one)["embedding"] for one in (visual, visual.flip(-1)))
+            assert not torch.allclose(seen, turned, atol=1e-4)  # learns from the picture itself
+
+
 def test_heads_that_cannot_share_are_refused():
     with pytest.raises(ConfigError, match="multiple of it, got 3"):
         tiny(heads=3)
