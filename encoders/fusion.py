@@ -93,6 +93,7 @@ class FusionModel(RetrievalModel):  # type: ignore[no-untyped-call]
           tokens, token_mask: (P, V, C) and bool (P, V), of the vision tower; or fewer rows, and
           rows: int64 (P,), which picture each text looks at.
         """
+        states = states[..., : self.match_head.in_features]  # of layers that were joined, the last
         for block in self.fusion_blocks:
             states = block(states, mask, tokens, token_mask, rows)
         fused: torch.Tensor = self.fusion_norm(states)

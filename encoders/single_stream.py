@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from encoders.architectures.base import RetrievalConfig
 from encoders.backbones import build_backbone
 from encoders.layers import Block
-from encoders.towers import build_vision, grid_features, interpolated
+from encoders.towers import averaged, build_vision, grid_features, interpolated
 from schemas.errors import ModelError
 
 BOX = 6
@@ -67,6 +67,7 @@ class SingleStream(nn.Module):
         width = int(self.text.config.hidden_size)
         self.width, self.cls_token_id = width, int(config.cls_token_id)
         self.vision = build_vision(config)
+        self.vision_layers, self.side = tuple(config.vision_layers), config.vision_side
         self.visual_dropout = nn.Dropout1d(config.visual_dropout)
         self.enter = nn.Linear(config.backbone_width, width)
         # A linear layer of [feature | box], as in Oscar, in two parts: so each starts on a scale of its own. Shares of
@@ -85,7 +86,7 @@ class SingleStream(nn.Module):
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """What the vision backbone makes of frames (B, 3, H, W): (B, V, C)."""
-        return grid_features(self.vision, pixels)
+        return grid_features(self.vision, pixels, self.vision_layers)
 
     def words(self, ids: torch.Tensor, segment: int = 0) -> torch.Tensor:
         """Input embeddings (B, L, W) of word ids int64 (B, L), whose positions begin at 0.
@@ -109,6 +110,7 @@ class SingleStream(nn.Module):
         features = visual
         if visual.ndim == 5:
             features = self.features(visual.flatten(0, 1)).unflatten(0, visual.shape[:2])  # type: ignore[no-untyped-call]
+        features = averaged(features, self.side)
         frames, cells = features.shape[1:3]
         if self.visual_dropout.p:
             channels_first = features.flatten(0, 1).transpose(1, 2)  # Dropout1d hides a channel in all regions

@@ -3,6 +3,8 @@
 Letters: B items, F frames (1 for an image), V tokens an item (F times those of a frame), C width, H W pixels.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.nn import functional
 
 from encoders.backbones import build_backbone
 from encoders.layers import Block, ConvGrid
+from schemas.errors import ModelError
 
 
 class VisualTower(nn.Module):
@@ -25,6 +28,7 @@ class VisualTower(nn.Module):
         super().__init__()
         width = config.visual_width
         self.backbone = build_vision(config)
+        self.backbone_layers, self.side = tuple(config.vision_layers), config.vision_side
         standardise = config.visual_norm == "batch"
         self.standardise = nn.BatchNorm1d(config.backbone_width, affine=False) if standardise else None
         self.dropout = nn.Dropout1d(config.visual_dropout)
@@ -36,7 +40,7 @@ class VisualTower(nn.Module):
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """What the backbone makes of frames (B, 3, H, W): (B, V, C_backbone)."""
-        return grid_features(self.backbone, pixels)
+        return grid_features(self.backbone, pixels, self.backbone_layers)
 
     def forward(self, visual: torch.Tensor) -> torch.Tensor:
         """Tokens (B, V, C) of pixels (B, F, 3, H, W) or of backbone features (B, F, V/F, C_backbone)."""
@@ -46,6 +50,7 @@ class VisualTower(nn.Module):
         """Features of the backbone (B, F, V/F, C_backbone), on one scale and partly hidden where the config says so."""
         items, frames = visual.shape[:2]
         features = self.features(visual.flatten(0, 1)) if visual.ndim == 5 else visual.flatten(0, 1)
+        features = averaged(features, self.side)
         if self.standardise is not None:
             features = self.standardise(features.flatten(0, 1)).view_as(features)
         if self.dropout.p:
@@ -82,13 +87,46 @@ def build_vision(config: Any) -> nn.Module:
     return ConvGrid(config.image_size, config.grid, config.backbone_width)
 
 
-def grid_features(backbone: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Tokens (B, V, C) that a vision backbone, one of patches or a convolutional one, makes of frames (B, 3, H, W)."""
+def grid_features(backbone: nn.Module, pixels: torch.Tensor, layers: Sequence[int] = ()) -> torch.Tensor:
+    """Tokens (B, V, C) that a vision backbone, one of patches or a convolutional one, makes of frames (B, 3, H, W).
+
+    Args:
+      backbone: a Hugging Face one, or the convolutional grid, which has no use for `layers`.
+      layers: hidden states whose channels join those of the last one; larger maps are averaged to its cells.
+
+    Raises:
+      ModelError: the backbone has fewer layers.
+    """
     if isinstance(backbone, ConvGrid):
         grid: torch.Tensor = backbone(pixels)
         return grid
-    features: torch.Tensor = backbone(pixel_values=pixels).last_hidden_state
-    return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
+    found = backbone(pixel_values=pixels, output_hidden_states=bool(layers))
+    hidden = found.hidden_states if layers else ()
+    if layers and max(layers) >= len(hidden):
+        raise ModelError(f"vision_layers: expected numbers below {len(hidden)}, got {list(layers)}")
+    maps = [found.last_hidden_state, *(hidden[layer] for layer in layers)]
+    if maps[0].ndim == 3:
+        return torch.cat(maps, -1)
+    cells = maps[0].shape[2:]
+    maps = [one if one.shape[2:] == cells else functional.adaptive_avg_pool2d(one.float(), cells) for one in maps]
+    return torch.cat(maps, 1).flatten(2).transpose(1, 2)
+
+
+def averaged(features: torch.Tensor, side: int) -> torch.Tensor:
+    """A square grid (..., V, C) averaged to `side` cells a side, (..., side * side, C); 0: as it is.
+
+    Raises:
+      ModelError: there are tokens beside the grid, or the grid is no multiple of `side`.
+    """
+    tokens, width = features.shape[-2:]
+    if side in (0, tokens**0.5):
+        return features
+    has = math.isqrt(tokens)
+    if has * has != tokens or has % side:
+        raise ModelError(f"vision_side {side}: expected a square grid of a multiple of its cells, got {tokens} tokens")
+    part = has // side
+    cells = features.float().reshape(*features.shape[:-2], side, part, side, part, width).mean((-4, -2))
+    return cells.flatten(-3, -2)
 
 
 def interpolated(times: torch.Tensor, frames: int) -> torch.Tensor:

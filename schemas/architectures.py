@@ -26,6 +26,8 @@ class Settings(Config):
     vision: str | None = None  # hub id or folder of a Hugging Face vision backbone; null: convolutional grid
     text: str | None = None  # hub id or folder of a BERT-like encoder; null: small_text
     small_text: SmallText = SmallText()
+    vision_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()  # hidden states that join the last one
+    vision_side: Annotated[int, Field(ge=0)] = 0  # cells a side its maps are averaged to; 0: as they are
     image_size: Positive = 64  # pixels a side
     resize: Literal["backbone", "squash"] = "backbone"  # "squash": the whole picture, whatever the backbone's files say
     grid: Positive = 4  # tokens a side of the convolutional grid
@@ -62,6 +64,18 @@ class LoopITRSettings(Settings):
     fusion_dropout: Fraction = 0.0
     match_score: Literal["difference", "match"] = "difference"
     visual_pool: Literal["attention", "backbone"] = "attention"  # vectors from tokens, or from the backbone's mean
+    visual_mirror: bool = False  # a picture's vector is the mean of its own and its mirror image's
+    heads: Positive = 1  # pairs that learn on their own and share embedding_dim: an ensemble in one vector
+    text_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()  # hidden states pooled beside the last one
+    text_norm: Literal["none", "batch"] = "none"  # of the pooled text's channels
+
+    @model_validator(mode="after")
+    def _heads_share_evenly(self) -> Self:
+        if self.embedding_dim % self.heads:
+            raise ValueError(
+                f"heads: expected embedding_dim {self.embedding_dim} to be a multiple of it, got {self.heads}"
+            )
+        return self
 
 
 class LoopITRLosses(Losses):

@@ -55,6 +55,7 @@ class ShardData(Config):
     flip: bool = True  # left and right exchanged in half of the pictures
     colour_jitter: Fraction = 0.2
     cached_views: Annotated[int, Field(ge=0)] = 0  # of a frozen vision backbone: features of as many views a picture
+    feature_folder: str | None = None  # where they stay, for other runs; null: beside the checkpoints, until the end
 
 
 class Optimizer(Config):

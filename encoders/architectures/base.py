@@ -23,6 +23,9 @@ class RetrievalConfig(PreTrainedConfig):
     Attributes:
       vision_config: of a Hugging Face vision backbone (with its model_type); None: the convolutional grid.
       text_config: of a BERT-like text encoder (with its model_type).
+      vision_layers: hidden states of the vision backbone whose channels join those of its last one: what earlier
+        layers see (colours, textures, parts) is lost in the last one of a frozen classifier.
+      vision_side: cells a side that the backbone's maps are averaged to; 1: one token a frame, 0: as they are.
       image_size: pixels a side of the input.
       grid: tokens a side of the convolutional grid.
       frame_tokens: tokens the vision backbone makes of one frame.
@@ -48,6 +51,8 @@ class RetrievalConfig(PreTrainedConfig):
 
     vision_config: dict[str, Any] | None = None
     text_config: dict[str, Any] | None = None
+    vision_layers: list[int] | tuple[int, ...] = ()
+    vision_side: int = 0
     image_size: int = 64
     grid: int = 4
     frame_tokens: int = 16
@@ -122,8 +127,10 @@ class RetrievalModel(PreTrainedModel):
     def text_states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """States (B, L, T) that the tower `text` makes of word ids int64 (B, L); `mask` bool (B, L), True at words."""
         known = self.text_memo.find(ids, mask) if self.text_memo is not None else None
-        if known is not None:
-            return known
+        return self.read_text(ids, mask) if known is None else known
+
+    def read_text(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`text_states` of texts that have not been read before."""
         states: torch.Tensor = self.get_submodule("text")(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return states
 

@@ -16,12 +16,13 @@ Differs: no momentum copy and no queue (ALBEF's; unknown for LoopITR); the fusio
 """
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from encoders.architectures.base import Objective, Stage
 from encoders.backbones import build_backbone
 from encoders.fusion import FusionConfig, FusionModel
-from encoders.layers import AttentionPool, Temperature, join_groups, masked_mean, projection
+from encoders.layers import AttentionPool, Heads, Temperature, join_groups, masked_mean, projection
 from encoders.losses import IGNORED, cosines, distillation, info_nce, masked_words, matching
 from encoders.negatives import hide_words, mined_pairs, positive_mask, sample_negatives
 from encoders.towers import VisualTower
@@ -37,11 +38,21 @@ class LoopITRConfig(FusionConfig):
     Attributes:
       visual_pool: "attention", the vector is pooled from the tokens; "backbone", from the backbone's features
         themselves, past all that is learnt above it.
+      visual_mirror: a picture's vector is the mean of its own and its mirror image's: twice the offline cost, none more
+        for a query.
+      heads: pairs of heads that learn on their own, each with a contrast of its own; their vectors are joined.
+      text_layers: hidden states of the text tower whose means join that of the last one in what becomes the vector: a
+        tower made for the likeness of sentences forgets words that pictures show.
+      text_norm: "batch" brings each channel of the pooled text to mean 0 and variance 1, as `visual_norm` does.
     """
 
     model_type = "fastslow-loopitr"
 
     visual_pool: str = "attention"
+    visual_mirror: bool = False
+    heads: int = 1
+    text_layers: list[int] | tuple[int, ...] = ()
+    text_norm: str = "none"
 
 
 class LoopITRModel(FusionModel):
@@ -66,12 +77,20 @@ class LoopITRModel(FusionModel):
         self.vision = VisualTower(config)
         direct = config.visual_pool == "backbone"
         self.visual_pool = None if direct else AttentionPool(width, config.visual_heads)
-        out, hidden, dropout = config.embedding_dim, config.head_hidden, config.head_dropout
-        self.visual_head = projection(config.backbone_width if direct else width, out, hidden=hidden, dropout=dropout)
-        self.text_head = projection(text_width, out, hidden=hidden, dropout=dropout)
+        pooled_text = text_width * (1 + len(config.text_layers))
+        self.text_standardise = nn.BatchNorm1d(pooled_text, affine=False) if config.text_norm == "batch" else None
+        self.visual_head = self._head(config.backbone_width if direct else width)
+        self.text_head = self._head(pooled_text)
         self.add_fusion(text_width)
         self.temperature = Temperature(config.temperature)
         self.post_init()
+
+    def _head(self, width: int) -> nn.Module:
+        config = self.config
+        out, hidden, dropout = config.embedding_dim, config.head_hidden, config.head_dropout
+        if config.heads > 1:
+            return Heads(width, out, count=config.heads, hidden=hidden, dropout=dropout)
+        return projection(width, out, hidden=hidden, dropout=dropout)
 
     def encode_visual(self, visual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens (B, V, C) and unit vectors (B, D)."""
@@ -88,16 +107,41 @@ class LoopITRModel(FusionModel):
         """States (B, L, T) and unit vectors (B, D) of word ids int64 (B, L); `mask` bool (B, L), True at words."""
         states = self.text_states(ids, mask)
         pooled = states[:, 0] if self.config.text_pool == "cls" else masked_mean(states, mask)
+        if self.text_standardise is not None:
+            pooled = self.text_standardise(pooled)
         return states, functional.normalize(self.text_head(pooled).float(), dim=-1)
+
+    def read_text(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """See RetrievalModel: states of the last layer, then those of `text_layers`, (B, L, T (1 + layers)).
+
+        Raises:
+          ModelError: the text tower has fewer layers.
+        """
+        chosen = list(self.config.text_layers)
+        if not chosen:
+            return super().read_text(ids, mask)
+        read = self.text(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
+        if max(chosen) >= len(read.hidden_states):
+            raise ModelError(f"text_layers: expected numbers below {len(read.hidden_states)}, got {chosen}")
+        return torch.cat([read.last_hidden_state, *(read.hidden_states[layer] for layer in chosen)], -1)
 
     def text_vectors(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """See RetrievalModel."""
         return {"embedding": self.encode_text(ids, mask)[1]}
 
     def visual_vectors(self, visual: torch.Tensor) -> dict[str, torch.Tensor]:
-        """See RetrievalModel; without time (max_frames 0) a clip's tokens are pooled over its frames."""
+        """See RetrievalModel; without time (max_frames 0) a clip's tokens are pooled over its frames.
+
+        While training, and of cached features, there is no mirror image.
+        """
+        if self.config.visual_mirror and visual.ndim == 5 and not self.training:
+            both = self._look_and_pool(visual) + self._look_and_pool(visual.flip(-1))
+            return {"embedding": functional.normalize(both, dim=-1)}
+        return {"embedding": self._look_and_pool(visual)}
+
+    def _look_and_pool(self, visual: torch.Tensor) -> torch.Tensor:
         seen = self.vision.look(visual)
-        return {"embedding": self._vectors(seen if self.visual_pool is None else self.vision.transform(seen))}
+        return self._vectors(seen if self.visual_pool is None else self.vision.transform(seen))
 
 
 class LoopITRObjective(Objective):
@@ -128,10 +172,7 @@ class LoopITRObjective(Objective):
             loss = self._residual(inputs, (states, texts), (tokens, token_mask), generator)
             return {"residual": loss, "total": weights.matching * loss}
         positives = positive_mask(inputs.item_ids, gather(inputs.item_ids))
-        out = {
-            "contrast": 0.5 * info_nce(cosines(texts, gather(pictures)), positives, temperature)
-            + 0.5 * info_nce(cosines(pictures, gather(texts)), positives, temperature)
-        }
+        out = {"contrast": self._contrast(texts, pictures, positives, temperature)}
         ranked, weighted = self.learn_rankings(inputs, cosines(texts, pictures), temperature)
         out |= ranked
         total = weights.contrast * out["contrast"] + weighted
@@ -144,6 +185,22 @@ class LoopITRObjective(Objective):
             out["masked_words"] = self._masked_words(inputs, tokens, token_mask, generator)
             total = total + weights.masked_words * out["masked_words"]
         return out | {"total": total}
+
+    def _contrast(
+        self, texts: torch.Tensor, pictures: torch.Tensor, positives: torch.Tensor, temperature: torch.Tensor
+    ) -> torch.Tensor:
+        """Of both directions, in mean over the heads: each tells the whole batch apart on its own."""
+        count = self.model.config.heads
+        whole = [texts, pictures, gather(texts), gather(pictures)]
+        parts = [[vectors] for vectors in whole]
+        if count > 1:  # (N, D / count) of each head, unit vectors again
+            parts = [[part * count**0.5 for part in vectors.chunk(count, 1)] for vectors in whole]
+        losses = [
+            0.5 * info_nce(cosines(text, all_pictures), positives, temperature)
+            + 0.5 * info_nce(cosines(picture, all_texts), positives, temperature)
+            for text, picture, all_texts, all_pictures in zip(*parts, strict=True)
+        ]
+        return torch.stack(losses).mean()
 
     def _match(
         self,

@@ -18,6 +18,7 @@ from encoders.base import PixelSpec
 from encoders.model_files import read_json
 from encoders.pixels import HALF, read_spec
 from encoders.sources import resolve
+from encoders.towers import averaged, grid_features
 from schemas.architectures import FastSlowSettings, Settings
 from schemas.configs import EncoderConfig
 from schemas.errors import ModelError
@@ -66,7 +67,7 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
     spec = pixel_spec(settings)
     frame_tokens, width = settings.grid**2, settings.visual_width
     if vision:
-        frame_tokens, width = _feature_shape(vision[0], spec)
+        frame_tokens, width = _feature_shape(vision[0], spec, settings)
     told: dict[str, Any] = {}
     if isinstance(settings, FastSlowSettings) and settings.decoder_words == "text":
         told["decoder_vocabulary"] = tokens_of(tokenizer, words)
@@ -222,9 +223,9 @@ def token_categories(tokenizer: PreTrainedTokenizerFast, categories: dict[str, S
     return table
 
 
-def _feature_shape(vision_config: dict[str, object], spec: PixelSpec) -> tuple[int, int]:
+def _feature_shape(vision_config: dict[str, object], spec: PixelSpec, settings: Settings) -> tuple[int, int]:
     """(tokens of a frame, their width) that a vision backbone makes."""
-    backbone = build_backbone(vision_config).train(False)
+    backbone, pixels = build_backbone(vision_config).train(False), torch.zeros(1, 3, spec.height, spec.width)
     with torch.inference_mode():
-        features = backbone(pixel_values=torch.zeros(1, 3, spec.height, spec.width)).last_hidden_state
-    return (features[0, 0].numel(), features.shape[1]) if features.ndim == 4 else (features.shape[1], features.shape[2])
+        features = averaged(grid_features(backbone, pixels, settings.vision_layers), settings.vision_side)
+    return features.shape[1], features.shape[2]

@@ -1,5 +1,6 @@
 """What a frozen vision backbone makes of all pictures, computed once and kept in a file beside the checkpoints."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ import torch
 
 from encoders.architectures.base import RetrievalModel
 from encoders.base import PixelSpec
+from encoders.towers import averaged
 from encoders.training.augment import augment
 from encoders.training.batches import to_visual
+from schemas.errors import ModelError
 from schemas.training import ShardData
 
 VIEWS_SEED = 7_001
@@ -42,22 +45,35 @@ def cached_features(
         training, device = model.training, next(model.parameters()).device
         model.train(False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        shape = (len(images), views, model.config.frame_tokens, model.config.backbone_width)
-        partial = path.with_name(f".{path.name}")
-        out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
+        partial = path.with_name(f".{path.name}.{os.getpid()}")  # other runs may share the folder
+        out: np.memmap | None = None
         for start in range(0, len(images), batch_size):
             pixels = to_visual(torch.from_numpy(images[start : start + batch_size]), spec, device)
             generator = torch.Generator(device).manual_seed(VIEWS_SEED + start)
             for view in range(views):
                 seen = _changed(pixels, data, generator) if view else pixels
                 flat = seen[:, 0].contiguous(memory_format=torch.channels_last)  # twice as fast on CPUs
-                out[start : start + batch_size, view] = model.backbone_features(flat).half().cpu().numpy()
+                seen = model.backbone_features(flat).half()
+                if out is None:
+                    shape = (len(images), views, *seen.shape[1:])
+                    out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
+                out[start : start + batch_size, view] = seen.cpu().numpy()
+        if out is None:
+            raise ModelError(f"{path.name}: expected pictures to compute features of, got none")
         out.flush()
         del out
         partial.replace(path)
         model.train(training)
     features: np.ndarray = np.load(path, mmap_mode="c")  # private to this process
     return features
+
+
+def on_grid(features: np.ndarray, side: int, *, at_once: int = 64) -> np.ndarray:
+    """Features float16 (N, views, V, C) averaged to `side` cells a side, in memory; 0: as they are, on disk."""
+    if not side:
+        return features
+    parts = [torch.from_numpy(features[start : start + at_once]) for start in range(0, len(features), at_once)]
+    return np.concatenate([averaged(part, side).half().numpy() for part in parts])
 
 
 def _changed(pixels: torch.Tensor, data: ShardData, generator: torch.Generator) -> torch.Tensor:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from encoders.sources import resolve
 from encoders.training.batches import FeatureSource, Source
 from encoders.training.build import Built, build, preprocessor_config
-from encoders.training.features import cached_features
+from encoders.training.features import cached_features, on_grid
 from encoders.training.loop import Listener, Progress, accelerator_of, best_weights, fit
 from encoders.training.memo import TextMemo
 from encoders.training.validate import Recall, validate
@@ -68,15 +68,19 @@ def train(
     if isinstance(source, FeatureSource) and isinstance(data, ShardData) and data.cached_views:
         built.model.to(accelerator.device)
         name = features_digest(config, built, source.digest)[:16]
+        kept = Path(data.feature_folder) if data.feature_folder else folder / "features"
         with accelerator.autocast():
             source.use_features(
-                lambda images, part: cached_features(
-                    built.model,
-                    images,
-                    folder / "features" / f"{part}-{name}.npy",
-                    spec=built.spec,
-                    data=data,
-                    views=data.cached_views if part == "train" else 1,
+                lambda images, part: on_grid(
+                    cached_features(
+                        built.model,
+                        images,
+                        kept / f"{part}-{name}.npy",
+                        spec=built.spec,
+                        data=data,
+                        views=data.cached_views if part == "train" else 1,
+                    ),
+                    config.model.vision_side,
                 )
             )
     alone = built.model.BACKBONES["text"] == ("text",)  # read without a picture, and once whoever asks
@@ -142,9 +146,10 @@ def features_digest(config: TrainConfig, built: Built, data_digest: str) -> str:
     return digest_value(
         {
             "data": data_digest,
-            "views": config.data.model_dump(mode="json", exclude={"train", "validation", "rankings"}),
+            "views": config.data.model_dump(mode="json", exclude={"train", "validation", "rankings", "feature_folder"}),
             "precision": config.precision,
             "pixels": repr(built.spec),
+            "layers": list(config.model.vision_layers),
             "weights": weights.hexdigest(),
         }
     )

@@ -161,7 +161,9 @@ def test_frozen_backbones_of_both_kinds_train_from_what_they_made_once(name, bac
     shards_config(tmp_path)
     small = [f"model.vision={backbone}", f"model.text={tiny_model('bert')}", "model.image_size=32", "steps=2"]
     small += ["batch_size=4", "data.cached_views=2", "model.visual_width=32", "model.visual_heads=2"]
-    small += ["validation.every=2", "workers=0", "precision=float32"]
+    small += ["validation.every=2", "workers=0", "precision=float32", "model.vision_layers=[0]"]
+    small += ["data.feature_folder=null", "model.vision_side=0"]
+    small += ["model.text_layers=[0]"] if "loopitr" in name else []
     small += ["stages=[{name: residual, from_step: 0}]", "losses.negatives=2"] if "loopitr" in name else []
     small += ["model.fusion_heads=4"] if "loopitr" in name else ["model.decoder_width=32"]
     files = [str(tmp_path / "train.tar")], [str(tmp_path / "held.tar")]
@@ -218,6 +220,43 @@ def test_cached_features_train_like_the_frozen_backbone_they_came_from(backbone,
     )
     assert record["steps"] == 2
     assert (out / "model.safetensors").is_file()
+
+
+def test_two_runs_share_features_of_one_folder_and_the_second_may_average_their_grid(maps, tiny_model, tmp_path):
+    from pipelines.training_job import run
+
+    shards_config(tmp_path)
+    folder = tmp_path / "features"
+    shared = [f"model.vision={maps}", f"model.text={tiny_model('bert')}", "model.image_size=64", "steps=2"]
+    shared += ["batch_size=4", "data.cached_views=2", f"data.feature_folder={folder}", "model.vision_layers=[6]"]
+    shared += ["model.visual_width=32", "model.visual_heads=2", "validation.every=2", "workers=0", "precision=float32"]
+    files = {"shards": [str(tmp_path / "train.tar")], "validation_shards": [str(tmp_path / "held.tar")]}
+    small = {"flickr8k-captioner": ["model.decoder_width=32"], "flickr8k-loopitr-cpu": ["model.fusion_heads=4"]}
+    small["flickr8k-loopitr-cpu"] += ["model.head_hidden=16", "model.text_layers=[0]"]
+    kept = {}
+    for name, settings in small.items():
+        record = run(name, out=str(tmp_path / name), settings=[*shared, *settings], device="cpu", **files)
+        assert record["steps"] == 2
+        assert not (tmp_path / name / "checkpoints").exists()
+        kept[name] = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(kept["flickr8k-captioner"]) == 2
+    assert kept["flickr8k-loopitr-cpu"] == kept["flickr8k-captioner"]  # read, not made again
+    tokens = {np.load(folder / name).shape[2] for name in kept["flickr8k-captioner"]}
+    assert tokens == {4}
+
+
+@pytest.fixture
+def maps(tmp_path) -> Path:
+    """A small MobileNetV2 as Hugging Face saves it."""
+    import torch
+    from transformers import MobileNetV2Config, MobileNetV2Model
+
+    torch.manual_seed(0)
+    folder = tmp_path / "maps"
+    MobileNetV2Model(MobileNetV2Config(image_size=64, depth_multiplier=0.25)).save_pretrained(folder)
+    size = {"height": 64, "width": 64}
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": size, "resample": 2}))
+    return folder
 
 
 def test_caching_what_is_not_frozen_is_refused():

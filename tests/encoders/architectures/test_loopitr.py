@@ -14,7 +14,7 @@ from encoders.base import DualEncoder, PairScorer
 from encoders.training.batches import Inputs, tokenise
 from encoders.training.build import build, preprocessor_config
 from schemas.configs import parse
-from schemas.errors import ModelError
+from schemas.errors import ConfigError, ModelError
 from schemas.training import TrainConfig
 
 WORDS = ["a", "red", "blue", "circle", "square", "left", "of"]
@@ -253,6 +253,65 @@ def test_vectors_from_the_backbone_s_mean_need_no_tokens_and_see_all_frames():
     torch.testing.assert_close(model.visual_vectors(pixels)["embedding"], expected)
     torch.testing.assert_close(model.encode_visual(pixels)[1], expected)
     assert model.visual_pool is None
+
+
+def test_heads_are_an_ensemble_in_one_vector_each_with_its_own_contrast():
+    torch.manual_seed(0)
+    made = build(tiny(heads=2, head_hidden=8), WORDS)
+    model = made.model.eval()
+    texts = ["a red circle", "a blue square", "a red square", "a blue circle left of a red circle"]
+    ids, mask = tokenise(made.tokenizer, texts, max_words=12, device=CPU)
+    visual = torch.randn(4, 1, 3, 16, 16)
+    with torch.inference_mode():
+        text, picture = model.text_vectors(ids, mask)["embedding"], model.visual_vectors(visual)["embedding"]
+        cosine = torch.nn.functional.cosine_similarity
+        parts = [(text[:, at : at + 4], picture[:, at : at + 4]) for at in (0, 4)]
+        torch.testing.assert_close((text * picture).sum(1), sum(cosine(a, b) for a, b in parts) / 2)
+        losses = LoopITRObjective(
+            model, parse(TrainConfig, tiny(heads=2).model_dump(), source="test").losses, mask_id=4, category=None
+        )
+        inputs = Inputs((visual,), ids, mask, mask, torch.arange(4))
+        got = losses(inputs, task="contrast", progress=0.0, generator=torch.Generator())["contrast"]
+        wanted = []
+        for a, b in parts:
+            logits = cosine(a[:, None], b[None], dim=-1) / model.temperature()
+            wanted += [-logits.log_softmax(1).diagonal().mean(), -logits.T.log_softmax(1).diagonal().mean()]
+    torch.testing.assert_close(got, torch.stack(wanted).mean())
+
+
+def test_a_mirrored_picture_has_the_vector_of_the_picture_where_asked():
+    visual = torch.randn(2, 1, 3, 16, 16)
+    for mirror in (False, True):
+        torch.manual_seed(0)
+        model = build(tiny(visual_mirror=mirror), WORDS).model.eval()
+        with torch.inference_mode():
+            seen, turned = (model.visual_vectors(one)["embedding"] for one in (visual, visual.flip(-1)))
+            torch.testing.assert_close(seen.norm(dim=-1), torch.ones(2))
+            assert torch.allclose(seen, turned, atol=1e-6) == mirror
+            model.train()
+            seen, turned = (model.visual_vectors(one)["embedding"] for one in (visual, visual.flip(-1)))
+            assert not torch.allclose(seen, turned, atol=1e-4)  # learns from the picture itself
+
+
+def test_heads_that_cannot_share_are_refused():
+    with pytest.raises(ConfigError, match="multiple of it, got 3"):
+        tiny(heads=3)
+
+
+def test_earlier_text_layers_join_the_vector_and_not_the_fusion():
+    made = build(tiny(text_layers=[0], text_norm="batch", text_pool="mean"), WORDS)
+    model = made.model.eval()
+    ids, mask = tokenise(made.tokenizer, ["a red circle", "a blue square of a"], max_words=12, device=CPU)
+    with torch.inference_mode():
+        states, vectors = model.encode_text(ids, mask)
+        read = model.text(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
+        torch.testing.assert_close(states, torch.cat([read.last_hidden_state, read.hidden_states[0]], -1))
+        tokens = torch.randn(2, 4, 16)
+        torch.testing.assert_close(model.fuse(states, mask, tokens), model.fuse(states[..., :16], mask, tokens))
+        model.text_standardise.running_mean[16:] += 1.0  # of the earlier layer
+        assert (model.encode_text(ids, mask)[1] - vectors).abs().max() > 1e-3
+    with pytest.raises(ModelError, match="text_layers: expected numbers below 2"):
+        build(tiny(text_layers=[2]), WORDS).model.text_states(ids, mask)
 
 
 def test_channels_are_standardised_by_what_training_met_and_then_left_alone():
