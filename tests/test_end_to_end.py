@@ -156,6 +156,7 @@ def test_search_reranks_and_draws_a_contact_sheet(built, tmp_path):
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_it_verifies_each_stage_of_the_check_in_a_process_of_its_own(built):
     root, _ = built
     found = json.loads(fastslow("verify", "demo", "--items", "12", "--json", cwd=root.parent))
