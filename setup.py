@@ -24,6 +24,7 @@ setup(
         "braceexpand>=0.1.7",
         "av>=15",
         "faiss-cpu>=1.9,<1.14",  # 1.14 breaks autofaiss 2.18: OPQMatrix(d, M=...) is a TypeError
+        "filelock>=3.16",
         "fsspec",
         "aiohttp",
         "requests",

@@ -46,8 +46,16 @@ def run(
 
     Returns:
       What `out`/training.json holds.
+
+    Raises:
+      InputError: it trains on shards, and none are given; or data that cannot be had.
     """
     chosen = read_config(config, shards=shards, validation_shards=validation_shards, settings=settings)
+    if isinstance(chosen.data, ShardData) and not (chosen.data.train and chosen.data.validation):  # torch loads slowly
+        raise InputError(
+            f"{chosen.name}: expected shards to train on and to validate on; give data.train and data.validation in "
+            "the config, or --shards and --validation-shards"
+        )
     from encoders.training.train import finished, run_digest, train
 
     source = open_source(chosen)
@@ -64,20 +72,10 @@ def run(
 def read_config(
     config: str, *, shards: Sequence[str], validation_shards: Sequence[str], settings: Sequence[str]
 ) -> TrainConfig:
-    """The config with everything of the command line laid over it.
-
-    Raises:
-      InputError: it trains on shards, and none are given.
-    """
+    """The config with everything of the command line laid over it."""
     given = [f"data.train={list(shards)}"] if shards else []
     given += [f"data.validation={list(validation_shards)}"] if validation_shards else []
-    read = load(TrainConfig, find("train", config), settings=[*given, *settings])
-    if isinstance(read.data, ShardData) and not (read.data.train and read.data.validation):
-        raise InputError(
-            f"{read.name}: expected shards to train on and to validate on; give data.train and data.validation in the "
-            "config, or --shards and --validation-shards"
-        )
-    return read
+    return load(TrainConfig, find("train", config), settings=[*given, *settings])
 
 
 def open_source(config: TrainConfig) -> "Source":

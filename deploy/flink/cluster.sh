@@ -6,7 +6,8 @@
 # job-server  prints the path of the Beam job server, fetched or built where there is none yet
 #
 # Everything it keeps is in $FASTSLOW_CACHE/flink (default ~/.cache/fastslow/flink). PYTHON: one that has pip or uv, and Beam.
-# FLINK_PORT=8081, FLINK_RPC_PORT (FLINK_PORT - 1000), FLINK_TASK_MANAGERS=2, FLINK_JOB_SERVER_JAR=file: a job server of your own.
+# FLINK_PORT=8081, FLINK_RPC_PORT (FLINK_PORT - 1000), FLINK_TASK_MANAGERS=2
+# FLINK_JOB_SERVER_JAR=file: a job server of your own
 set -euo pipefail
 
 FLINK_VERSION=1.19.3
@@ -26,20 +27,26 @@ export FLINK_IDENT_STRING=fastslow
 
 fail() { echo "cluster.sh: $*" >&2; exit 1; }
 
+command -v "$PYTHON" >/dev/null || fail "$PYTHON not found: give a Python that has pip or uv, and Beam, with PYTHON="
+
+alone() {  # alone COMMAND: when no other cluster.sh on this machine is at it; what it starts has no lock to keep
+  mkdir -p "$CACHE"
+  (flock 9; "$@") 9>"$CACHE/.lock"
+}
+
 install_flink() {
   [ -d "$DIST" ] && return
   command -v java >/dev/null || fail "java not found: install Java 11 or 17, Flink and Beam's job server run on it"
   echo "installing Flink $FLINK_VERSION into $CACHE, once" >&2
-  mkdir -p "$CACHE"
-  local packages=("apache-flink==$FLINK_VERSION" "apache-flink-libraries==$FLINK_VERSION") uv partial
-  partial=$(mktemp -d "$DIST.XXXXXX")
+  rm -rf "$DIST.partial"
+  local packages=("apache-flink==$FLINK_VERSION" "apache-flink-libraries==$FLINK_VERSION") uv
   uv=$(dirname "$PYTHON")/uv
   if [ -x "$uv" ]; then
-    "$uv" pip install --quiet --no-deps --python "$PYTHON" --target "$partial" "${packages[@]}" >&2
+    "$uv" pip install --quiet --no-deps --python "$PYTHON" --target "$DIST.partial" "${packages[@]}" >&2
   else
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target "$partial" "${packages[@]}" >&2
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target "$DIST.partial" "${packages[@]}" >&2
   fi
-  mv -T "$partial" "$DIST" || rm -rf "$partial"  # another was faster
+  mv "$DIST.partial" "$DIST"
 }
 
 job_server() {
@@ -61,8 +68,8 @@ except RuntimeError as error:
   command -v mvn >/dev/null || fail "no Beam job server for Flink $FLINK_MINOR: it cannot be fetched, and mvn, to build one, \
 is not installed. Give yours with FLINK_JOB_SERVER_JAR=file"
   echo "building one with Maven into $CACHE, once" >&2
-  local work
-  mkdir -p "$CACHE" && work=$(mktemp -d "$CACHE/build.XXXXXX")
+  local work=$CACHE/job-server-build
+  rm -rf "$work" && mkdir "$work"
   cp "$HERE/job-server/pom.xml" "$work"
   (cd "$work" && mvn --quiet --batch-mode package >&2) || { rm -rf "$work"; fail "Maven could not build the job server"; }
   mv "$work/target/job-server-$FLINK_MINOR.jar" "$built"
@@ -84,7 +91,7 @@ overview() { curl --silent --fail --max-time 2 "http://localhost:$PORT/overview"
 task_managers() { overview | "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["taskmanagers"])' 2>/dev/null || echo 0; }
 
 up() {
-  install_flink
+  alone install_flink
   if [ "$(running standalonesession)" = 0 ]; then
     overview >/dev/null && fail "port $PORT answers already, and it is not ours: choose another with FLINK_PORT="
     rm -rf "$STATE" && mkdir -p "$STATE/tmp" "$FLINK_LOG_DIR" "$FLINK_PID_DIR"
@@ -122,6 +129,6 @@ case "${1:-}" in
   up) up ;;
   down) down ;;
   status) status ;;
-  job-server) job_server ;;
+  job-server) alone job_server ;;
   *) fail "expected up, down, status or job-server" ;;
 esac

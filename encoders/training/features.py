@@ -1,10 +1,10 @@
 """What a frozen vision backbone makes of all pictures, computed once and kept in a file beside the checkpoints."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from encoders.architectures.base import RetrievalModel
 from encoders.base import PixelSpec
@@ -41,31 +41,45 @@ def cached_features(
     Returns:
       float16 (N, views, V, C), memory-mapped.
     """
-    if not path.is_file():
-        training, device = model.training, next(model.parameters()).device
-        model.train(False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")  # other runs may share the folder
-        out: np.memmap | None = None
-        for start in range(0, len(images), batch_size):
-            pixels = to_visual(torch.from_numpy(images[start : start + batch_size]), spec, device)
-            generator = torch.Generator(device).manual_seed(VIEWS_SEED + start)
-            for view in range(views):
-                seen = _changed(pixels, data, generator) if view else pixels
-                flat = seen[:, 0].contiguous(memory_format=torch.channels_last)  # twice as fast on CPUs
-                seen = model.backbone_features(flat).half()
-                if out is None:
-                    shape = (len(images), views, *seen.shape[1:])
-                    out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
-                out[start : start + batch_size, view] = seen.cpu().numpy()
-        if out is None:
-            raise ModelError(f"{path.name}: expected pictures to compute features of, got none")
-        out.flush()
-        del out
-        partial.replace(path)
-        model.train(training)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):  # of runs that share the folder one computes them
+        if not path.is_file():
+            _compute(model, images, path, spec=spec, data=data, views=views, batch_size=batch_size)
     features: np.ndarray = np.load(path, mmap_mode="c")  # private to this process
     return features
+
+
+def _compute(
+    model: RetrievalModel,
+    images: np.ndarray,
+    path: Path,
+    *,
+    spec: PixelSpec,
+    data: ShardData,
+    views: int,
+    batch_size: int,
+) -> None:
+    training, device = model.training, next(model.parameters()).device
+    model.train(False)
+    partial = path.with_name(f".{path.name}")
+    out: np.memmap | None = None
+    for start in range(0, len(images), batch_size):
+        pixels = to_visual(torch.from_numpy(images[start : start + batch_size]), spec, device)
+        generator = torch.Generator(device).manual_seed(VIEWS_SEED + start)
+        for view in range(views):
+            seen = _changed(pixels, data, generator) if view else pixels
+            flat = seen[:, 0].contiguous(memory_format=torch.channels_last)  # twice as fast on CPUs
+            seen = model.backbone_features(flat).half()
+            if out is None:
+                shape = (len(images), views, *seen.shape[1:])
+                out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
+            out[start : start + batch_size, view] = seen.cpu().numpy()
+    if out is None:
+        raise ModelError(f"{path.name}: expected pictures to compute features of, got none")
+    out.flush()
+    del out
+    partial.replace(path)
+    model.train(training)
 
 
 def on_grid(features: np.ndarray, side: int, *, at_once: int = 64) -> np.ndarray:

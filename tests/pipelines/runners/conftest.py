@@ -1,7 +1,7 @@
 """Real engines: a Flink cluster, Python workers beside it, Prism; skipped with the reason where they cannot be had."""
 
 import os
-import random
+import secrets
 import shutil
 import socket
 import subprocess
@@ -23,7 +23,7 @@ PRISM = "github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0"
 def free_port() -> int:
     """One that nobody listens on, and that no connection is given by chance."""
     while True:
-        port = random.randrange(10_000, 30_000)
+        port = 10_000 + secrets.randbelow(20_000)
         with socket.socket() as one:
             if one.connect_ex(("127.0.0.1", port)):
                 return port
@@ -57,13 +57,14 @@ class Flink:
 @pytest.fixture(scope="session")
 def flink() -> Iterator[Flink]:
     _need("java", "mvn", "curl")
-    # no Java program lives long enough here to be worth optimizing: half of the CPU seconds
-    os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
     cluster = Flink()
-    cluster.do("job-server")
-    cluster.do("up")
-    yield cluster
-    cluster.do("down")
+    with pytest.MonkeyPatch.context() as environment:
+        # no Java program lives long enough here to be worth optimizing
+        environment.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+        cluster.do("job-server")
+        cluster.do("up")
+        yield cluster
+        cluster.do("down")
 
 
 @pytest.fixture(scope="session")
