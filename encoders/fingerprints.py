@@ -13,7 +13,7 @@ from schemas.configs import EncoderConfig
 from schemas.digests import digest_file, digest_value
 from schemas.layout import Layout
 
-ADAPTER_VERSION = 1
+ADAPTER_VERSION = 2
 """Raised when our own code gives other numbers for the same files."""
 
 

@@ -97,7 +97,14 @@ def capability() -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if Path("/dev/nvidia0").exists() and visible not in ("", "-1"):
         return "cuda"
-    return "+".join(_cpu_flags()) or "none"
+    return "+".join(cpu_flags()) or "none"
+
+
+def cpu_flags() -> list[str]:
+    """Those of `BF16_CPU_FLAGS` that this machine's processor has."""
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text().split()) if info.exists() else set()
+    return [flag for flag in BF16_CPU_FLAGS if flag in words]
 
 
 def choose_dtype(config: EncoderConfig) -> Choice:
@@ -164,13 +171,7 @@ def _usable() -> bool:
 
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(_cpu_flags())
-
-
-def _cpu_flags() -> list[str]:
-    info = Path("/proc/cpuinfo")
-    words = set(info.read_text().split()) if info.exists() else set()
-    return [flag for flag in BF16_CPU_FLAGS if flag in words]
+    return bool(cpu_flags())
 
 
 def _vectors(encoder: "DualEncoder") -> list[np.ndarray]:

@@ -15,6 +15,9 @@ from encoders.backbones import build_backbone
 from encoders.layers import Block, ConvGrid
 from schemas.errors import ModelError
 
+FRAMES_AT_ONCE = 4
+"""On a CPU where nothing learns: the maps of more do not stay in its caches."""
+
 
 class VisualTower(nn.Module):
     """Pixels, or cached features of the backbone, to tokens."""
@@ -100,6 +103,10 @@ def grid_features(backbone: nn.Module, pixels: torch.Tensor, layers: Sequence[in
     if isinstance(backbone, ConvGrid):
         grid: torch.Tensor = backbone(pixels)
         return grid
+    if pixels.device.type == "cpu":
+        if len(pixels) > FRAMES_AT_ONCE and not torch.is_grad_enabled():
+            return torch.cat([grid_features(backbone, some, layers) for some in torch.split(pixels, FRAMES_AT_ONCE)])
+        pixels = pixels.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest on there
     found = backbone(pixel_values=pixels, output_hidden_states=bool(layers))
     hidden = found.hidden_states if layers else ()
     if layers and max(layers) >= len(hidden):

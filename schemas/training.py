@@ -106,7 +106,7 @@ class TrainConfig(Config):
     validation: Validation = Validation()
     checkpoint_every: Positive = 1000  # steps
     log_every: Positive = 20  # steps
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on a GPU that has it
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the machine has it
     deterministic: bool = False  # also on GPUs, where it is slower
     workers: Annotated[int, Field(ge=0)] | None = None  # processes that make batches; null: one a spare core
     export_dtype: Literal["float32", "float16"] = "float32"

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from encoders.architectures import model_class
 from encoders.base import Vectors
+from encoders.folding import fold_batch_norms
 from encoders.fusion import FusionModel
 from encoders.hf.weights import load_weights
 from encoders.pixels import normalise, read_spec
@@ -29,6 +30,7 @@ class TrainedEncoder:
           ModelError: it is not whole.
         """
         self.model = load_weights(model_class(Path(folder)), Path(folder), dtype=dtype, device=device)
+        fold_batch_norms(self.model)
         try:
             self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         except (OSError, ValueError) as error:

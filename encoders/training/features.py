@@ -1,5 +1,6 @@
 """What a frozen vision backbone makes of all pictures, computed once and kept in a file beside the checkpoints."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from filelock import FileLock
 
 from encoders.architectures.base import RetrievalModel
 from encoders.base import PixelSpec
+from encoders.folding import fold_batch_norms
 from encoders.towers import averaged
 from encoders.training.augment import augment
 from encoders.training.batches import to_visual
@@ -59,8 +61,9 @@ def _compute(
     views: int,
     batch_size: int,
 ) -> None:
-    training, device = model.training, next(model.parameters()).device
-    model.train(False)
+    model = copy.deepcopy(model).train(False)
+    fold_batch_norms(model)
+    device = next(model.parameters()).device
     partial = path.with_name(f".{path.name}")
     out: np.memmap | None = None
     for start in range(0, len(images), batch_size):
@@ -68,8 +71,7 @@ def _compute(
         generator = torch.Generator(device).manual_seed(VIEWS_SEED + start)
         for view in range(views):
             seen = _changed(pixels, data, generator) if view else pixels
-            flat = seen[:, 0].contiguous(memory_format=torch.channels_last)  # twice as fast on CPUs
-            seen = model.backbone_features(flat).half()
+            seen = model.backbone_features(seen[:, 0]).half()
             if out is None:
                 shape = (len(images), views, *seen.shape[1:])
                 out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
@@ -79,7 +81,6 @@ def _compute(
     out.flush()
     del out
     partial.replace(path)
-    model.train(training)
 
 
 def on_grid(features: np.ndarray, side: int, *, at_once: int = 64) -> np.ndarray:

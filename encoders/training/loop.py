@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from encoders.architectures import classes
+from encoders.precision import cpu_flags
 from encoders.training import checkpoints
 from encoders.training.augment import augment
 from encoders.training.batches import Batch, Gallery, Inputs, Source, to_visual, tokenise
@@ -282,9 +283,11 @@ def accelerator_of(config: TrainConfig, device: str | None = None) -> Accelerato
     Args:
       device: "cpu" keeps a run off the GPU.
     """
-    wanted = config.precision
     gpu = device != "cpu" and torch.cuda.is_available()
-    bf16 = wanted == "bfloat16" or (wanted == "auto" and gpu and torch.cuda.is_bf16_supported())
+    able = torch.cuda.is_bf16_supported() if gpu else bool(cpu_flags())
+    bf16 = config.precision == "bfloat16" or (config.precision == "auto" and able)
+    if bf16 and not able:
+        logger.warning("precision bfloat16: this machine has none and imitates it, many times slower; auto would not")
     if gpu:
         torch.set_float32_matmul_precision("high")
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)

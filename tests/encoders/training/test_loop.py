@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from encoders.architectures.base import Stage
 from encoders.architectures.encoder import TrainedEncoder
+from encoders.training import loop
 from encoders.training.augment import augment
 from encoders.training.batches import Batch, Gallery
 from encoders.training.build import build, token_categories, word_tokenizer
@@ -218,6 +219,22 @@ def test_half_precision_export_takes_half_the_bytes_and_loads(tmp_path):
 def test_training_in_bfloat16_validates_in_float32(tmp_path):
     config = config_of(steps=2, precision="bfloat16")
     assert train(config, Colours(), tmp_path, device="cpu")["metrics"]["fast_r1"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags", "mixed", "warned"),
+    [
+        ("auto", [], "no", False),
+        ("auto", ["amx_bf16"], "bf16", False),
+        ("bfloat16", [], "bf16", True),
+        ("float32", ["amx_bf16"], "no", False),
+    ],
+)
+def test_bfloat16_where_the_processor_has_it(monkeypatch, caplog, precision, flags, mixed, warned):
+    monkeypatch.setattr(loop, "cpu_flags", lambda: flags)
+    accelerator = accelerator_of(config_of(steps=1, precision=precision), "cpu")
+    assert accelerator.mixed_precision == mixed
+    assert ("many times slower" in caplog.text) == warned
 
 
 def test_training_stops_when_nothing_gets_better(tmp_path):
