@@ -36,10 +36,13 @@ class Settings(Config):
     visual_heads: Positive = 4
     visual_norm: Literal["none", "batch"] = "none"  # of the vision backbone's channels
     visual_dropout: Fraction = 0.0  # of the vision backbone's channels
+    visual_pool: Literal["attention", "backbone"] = "attention"  # vectors from tokens, or from the backbone's mean
     spatial_positions: bool = True
     max_frames: Annotated[int, Field(ge=0)] = 4  # 0: time is not seen
     frames: Positive = 4  # sampled from a clip
     text_pool: Literal["cls", "mean"] = "cls"
+    text_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()  # hidden states pooled beside the last one
+    text_norm: Literal["none", "batch"] = "none"  # of the pooled text's channels
     max_words: Positive = 32  # tokens, the special ones included
     embedding_dim: Positive = 32
     head_hidden: Annotated[int, Field(ge=0)] = 0  # of the heads that make vectors; 0: linear
@@ -63,11 +66,8 @@ class LoopITRSettings(Settings):
     fusion_heads: Positive = 4
     fusion_dropout: Fraction = 0.0
     match_score: Literal["difference", "match"] = "difference"
-    visual_pool: Literal["attention", "backbone"] = "attention"  # vectors from tokens, or from the backbone's mean
     visual_mirror: bool = False  # a picture's vector is the mean of its own and its mirror image's
     heads: Positive = 1  # pairs that learn on their own and share embedding_dim: an ensemble in one vector
-    text_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()  # hidden states pooled beside the last one
-    text_norm: Literal["none", "batch"] = "none"  # of the pooled text's channels
 
     @model_validator(mode="after")
     def _heads_share_evenly(self) -> Self:

@@ -15,6 +15,7 @@ from encoders.losses import distillation, entropy_temperature
 from encoders.towers import VisualTower
 from encoders.training.batches import Inputs
 from encoders.training.memo import TextMemo
+from schemas.errors import ModelError
 
 
 class RetrievalConfig(PreTrainedConfig):
@@ -38,7 +39,12 @@ class RetrievalConfig(PreTrainedConfig):
       spatial_positions: learnt positions are added to the tokens of a frame (for backbones that have none).
       max_frames: times that have an embedding of their own; other frame counts interpolate. 0: time is not seen.
       frames: frames sampled from a clip.
+      visual_pool: "attention", the vector is pooled from the tokens; "backbone", from the backbone's features
+        themselves, past all that is learnt above it.
       text_pool: "cls" or "mean".
+      text_layers: hidden states of the text tower that are pooled beside the last one: a tower made for the likeness of
+        sentences forgets words that pictures show.
+      text_norm: "batch" brings each channel of the pooled text to mean 0 and variance 1, as `visual_norm` does.
       max_words: longest text in tokens, with its special ones.
       embedding_dim: D.
       head_hidden: width of the hidden layer of the heads that make vectors; 0: the heads are linear.
@@ -62,10 +68,13 @@ class RetrievalConfig(PreTrainedConfig):
     visual_heads: int = 4
     visual_norm: str = "none"
     visual_dropout: float = 0.0
+    visual_pool: str = "attention"
     spatial_positions: bool = True
     max_frames: int = 4
     frames: int = 4
     text_pool: str = "cls"
+    text_layers: list[int] | tuple[int, ...] = ()
+    text_norm: str = "none"
     max_words: int = 32
     embedding_dim: int = 32
     head_hidden: int = 0
@@ -108,6 +117,9 @@ class RetrievalModel(PreTrainedModel):
     BACKBONES: dict[str, tuple[str, ...]] = {"vision": ("vision.backbone",), "text": ("text",)}
     """Submodules that can start from pretrained weights and have a learning rate of their own."""
 
+    TEXT_ALONE: ClassVar[bool] = True
+    """The text tower reads without a picture: what a frozen one makes of a text can be remembered."""
+
     frozen: tuple[str, ...] = ()
     """Submodules kept in eval mode: those of the stage, and backbones that do not learn."""
 
@@ -125,14 +137,24 @@ class RetrievalModel(PreTrainedModel):
         return tower.features(pixels)
 
     def text_states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """States (B, L, T) that the tower `text` makes of word ids int64 (B, L); `mask` bool (B, L), True at words."""
+        """What the text tower makes of word ids int64 (B, L); `mask` bool (B, L), True at words.
+
+        Returns:
+          States of the last layer, then those of `text_layers`, (B, L, T (1 + layers)).
+
+        Raises:
+          ModelError: the text tower has fewer layers.
+        """
         known = self.text_memo.find(ids, mask) if self.text_memo is not None else None
         return self.read_text(ids, mask) if known is None else known
 
     def read_text(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`text_states` of texts that have not been read before."""
-        states: torch.Tensor = self.get_submodule("text")(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        return states
+        chosen, tower = list(self.config.text_layers), self.get_submodule(self.BACKBONES["text"][0])
+        read = tower(input_ids=ids, attention_mask=mask.long(), output_hidden_states=bool(chosen))
+        if chosen and max(chosen) >= len(read.hidden_states):
+            raise ModelError(f"text_layers: expected numbers below {len(read.hidden_states)}, got {chosen}")
+        return torch.cat([read.last_hidden_state, *(read.hidden_states[layer] for layer in chosen)], -1)
 
     def text_vectors(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Unit vectors (B, D) by column, of word ids int64 (B, L); `mask` bool (B, L), True at words."""

@@ -70,6 +70,7 @@ class CooperativeModel(RetrievalModel):
         "cross_only": Stage(("cross",), fast=False),  # the cross encoder without a twin, a baseline
     }
     BACKBONES = {"vision": ("stream.vision",), "text": ("stream.text",)}
+    TEXT_ALONE = False
 
     def __init__(self, config: CooperativeConfig) -> None:
         super().__init__(config)

@@ -22,6 +22,7 @@ Differs: the finer maps join an earlier stage of the backbone where it is the co
 
 import copy
 import math
+from functools import partial
 
 import torch
 from torch import nn
@@ -29,9 +30,10 @@ from torch.nn import functional
 
 from encoders.architectures.base import Objective, RetrievalConfig, RetrievalModel, Stage
 from encoders.backbones import build_backbone
-from encoders.layers import AttentionPool, Block, ConvGrid, Temperature, in_float32, masked_mean
+from encoders.layers import AttentionPool, Block, ConvGrid, Temperature, in_float32, projection
 from encoders.losses import IGNORED, caption_log_likelihood, cosines, distillation, entropy_temperature, info_nce
 from encoders.negatives import positive_mask, sample_negatives
+from encoders.pooling import TextPool
 from encoders.towers import VisualTower
 from encoders.training.batches import Inputs
 from encoders.training.gather import gather
@@ -86,23 +88,34 @@ class Fast(nn.Module):
 
     def __init__(self, config: FastSlowConfig) -> None:
         super().__init__()
-        self.pool = config.text_pool
         self.vision = VisualTower(config)
-        self.visual_pool = AttentionPool(config.visual_width, config.visual_heads)
-        self.visual_head = nn.Linear(config.visual_width, config.embedding_dim)
+        direct = config.visual_pool == "backbone"
+        self.visual_pool = None if direct else AttentionPool(config.visual_width, config.visual_heads)
         self.text = build_backbone(config.text_config or {})
-        self.text_head = nn.Linear(int(self.text.config.hidden_size), config.embedding_dim)
+        self.text_pool = TextPool(config, int(self.text.config.hidden_size))
+        head = partial(projection, hidden=config.head_hidden, dropout=config.head_dropout)
+        seen = config.backbone_width if direct else config.visual_width
+        self.visual_head = head(seen, config.embedding_dim)
+        self.text_head = head(self.text_pool.width, config.embedding_dim)
         self.temperature = Temperature(config.temperature)
 
     def encode_visual(self, visual: torch.Tensor) -> torch.Tensor:
         """f: unit vectors float32 (B, D)."""
-        return functional.normalize(in_float32(self.visual_head, self.visual_pool(self.vision(visual))), dim=-1)
+        if self.visual_pool is None:
+            pooled = self.vision.look(visual).mean((1, 2))
+        else:
+            pooled = self.visual_pool(self.vision(visual))
+        return unit(self.visual_head, pooled)
 
-    def encode_text(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """g: unit vectors float32 (B, D) of word ids int64 (B, L); `mask` bool (B, L), True at words."""
-        states = self.text(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        pooled = states[:, 0] if self.pool == "cls" else masked_mean(states, mask)
-        return functional.normalize(in_float32(self.text_head, pooled), dim=-1)
+    def encode_text(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """g: unit vectors float32 (B, D) of what the text tower made of words; `mask` bool (B, L), True at words."""
+        return unit(self.text_head, self.text_pool(states, mask))
+
+
+def unit(head: nn.Module, pooled: torch.Tensor) -> torch.Tensor:
+    """Unit vectors float32 (B, D) of pooled states; a linear head computes in float32 too."""
+    made = in_float32(head, pooled) if isinstance(head, nn.Linear) else head(pooled).float()
+    return functional.normalize(made, dim=-1)
 
 
 class FinerMap(nn.Module):
@@ -307,7 +320,7 @@ class FastSlowModel(RetrievalModel):
 
     def text_vectors(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """See RetrievalModel."""
-        return {"embedding": self.fast.encode_text(ids, mask)}
+        return {"embedding": self.fast.encode_text(self.text_states(ids, mask), mask)}
 
     def visual_vectors(self, visual: torch.Tensor) -> dict[str, torch.Tensor]:
         """See RetrievalModel."""
@@ -360,7 +373,8 @@ class FastSlowObjective(Objective):
         if task != "slow":
             fast = self.model.fast
             pictures = torch.cat([fast.encode_visual(group) for group in inputs.visuals])
-            texts, temperature = fast.encode_text(inputs.ids, inputs.mask), fast.temperature()
+            states, temperature = self.model.text_states(inputs.ids, inputs.mask), fast.temperature()
+            texts = fast.encode_text(states, inputs.mask)
             positives = positive_mask(inputs.item_ids, gather(inputs.item_ids))
             out["contrast"] = 0.5 * info_nce(cosines(texts, gather(pictures)), positives, temperature) + 0.5 * info_nce(
                 cosines(pictures, gather(texts)), positives, temperature

@@ -20,6 +20,7 @@ Differs: the fusion encoder of pre-training stays in the checkpoint as the pipel
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -28,9 +29,10 @@ from torch.nn import functional
 from encoders.architectures.base import Objective, Stage
 from encoders.backbones import build_backbone
 from encoders.fusion import FusionConfig, FusionModel
-from encoders.layers import AttentionPool, Temperature, join_groups, masked_mean
+from encoders.layers import AttentionPool, Temperature, join_groups, projection
 from encoders.losses import IGNORED, cosines, distillation, info_nce, masked_words, matching
 from encoders.negatives import hide_words, mined_pairs, nearest, positive_mask
+from encoders.pooling import TextPool
 from encoders.towers import VisualTower
 from encoders.training.batches import Inputs
 from encoders.training.gather import gather
@@ -71,16 +73,22 @@ class HiVLPModel(FusionModel):
         widths = tuple(config.dims)
         if list(widths) != sorted(set(widths)) or not widths or widths[-1] != config.embedding_dim:
             raise ModelError(f"HiVLP: dims: expected widths that rise to {config.embedding_dim}, got {list(widths)}")
+        deep, direct = config.hierarchy == "depth", config.visual_pool == "backbone"
+        if deep and (direct or config.text_layers):
+            raise ModelError('HiVLP: hierarchy "depth": expected no text_layers and no visual_pool "backbone"')
         self.text = build_backbone(config.text_config)
         text_width = int(self.text.config.hidden_size)
         self.vision = VisualTower(config)
-        depths = len(widths) if config.hierarchy == "depth" else 1
+        depths = len(widths) if deep else 1
         heads = widths[-1:] if config.hierarchy == "nested" else widths
         self.visual_pools = nn.ModuleList(
-            AttentionPool(config.visual_width, config.visual_heads) for _ in range(depths)
+            AttentionPool(config.visual_width, config.visual_heads) for _ in range(0 if direct else depths)
         )
-        self.visual_heads = nn.ModuleList(nn.Linear(config.visual_width, width) for width in heads)  # P_v^m
-        self.text_heads = nn.ModuleList(nn.Linear(text_width, width) for width in heads)  # P_t^m
+        self.text_pool = TextPool(config, text_width)
+        head = partial(projection, hidden=config.head_hidden, dropout=config.head_dropout)
+        seen = config.backbone_width if direct else config.visual_width
+        self.visual_heads = nn.ModuleList(head(seen, width) for width in heads)  # P_v^m
+        self.text_heads = nn.ModuleList(head(self.text_pool.width, width) for width in heads)  # P_t^m
         self.add_fusion(text_width)
         own = len(widths) if config.temperatures == "each" else 1
         self.temperatures = nn.ModuleList(Temperature(config.temperature) for _ in range(own))  # tau_m
@@ -99,18 +107,21 @@ class HiVLPModel(FusionModel):
 
     def encode_visual(self, visual: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Tokens (B, V, C) and unit vectors (B, d_m) of each level, coarse to fine."""
-        layers = self.vision.layers(self.vision.look(visual))
+        features = self.vision.look(visual)
+        layers = self.vision.layers(features)
         picked = _spread(layers[1:] or layers, len(self.visual_pools))
         pooled = [pool(self.vision.norm(tokens)) for pool, tokens in zip(self.visual_pools, picked, strict=True)]
-        return self.vision.norm(layers[-1]), self._levels(self.visual_heads, pooled)
+        return self.vision.norm(layers[-1]), self._levels(self.visual_heads, pooled or [features.mean((1, 2))])
 
     def encode_text(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """States (B, L, T) and unit vectors (B, d_m) of each level, of word ids and `mask` (B, L)."""
+        if len(self.visual_pools) < 2:
+            states = self.text_states(ids, mask)
+            return states, self._levels(self.text_heads, [self.text_pool(states, mask)])
         read = self.text(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
         layers = [*read.hidden_states[:-1], read.last_hidden_state]
         picked = _spread(layers[1:] or layers, len(self.visual_pools))
-        pooled = [states[:, 0] if self.config.text_pool == "cls" else masked_mean(states, mask) for states in picked]
-        return layers[-1], self._levels(self.text_heads, pooled)
+        return layers[-1], self._levels(self.text_heads, [self.text_pool(states, mask) for states in picked])
 
     def _levels(self, heads: nn.ModuleList, pooled: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Unit vectors (B, d_m) of each level, from one pooled vector for all, or one for each."""

@@ -22,9 +22,10 @@ from torch.nn import functional
 from encoders.architectures.base import Objective, Stage
 from encoders.backbones import build_backbone
 from encoders.fusion import FusionConfig, FusionModel
-from encoders.layers import AttentionPool, Heads, Temperature, join_groups, masked_mean, projection
+from encoders.layers import AttentionPool, Heads, Temperature, join_groups, projection
 from encoders.losses import IGNORED, cosines, distillation, info_nce, masked_words, matching
 from encoders.negatives import hide_words, mined_pairs, positive_mask, sample_negatives
+from encoders.pooling import TextPool
 from encoders.towers import VisualTower
 from encoders.training.batches import Inputs
 from encoders.training.gather import gather
@@ -36,23 +37,15 @@ class LoopITRConfig(FusionConfig):
     """See RetrievalConfig and FusionConfig.
 
     Attributes:
-      visual_pool: "attention", the vector is pooled from the tokens; "backbone", from the backbone's features
-        themselves, past all that is learnt above it.
       visual_mirror: a picture's vector is the mean of its own and its mirror image's: twice the offline cost, none more
         for a query.
       heads: pairs of heads that learn on their own, each with a contrast of its own; their vectors are joined.
-      text_layers: hidden states of the text tower whose means join that of the last one in what becomes the vector: a
-        tower made for the likeness of sentences forgets words that pictures show.
-      text_norm: "batch" brings each channel of the pooled text to mean 0 and variance 1, as `visual_norm` does.
     """
 
     model_type = "fastslow-loopitr"
 
-    visual_pool: str = "attention"
     visual_mirror: bool = False
     heads: int = 1
-    text_layers: list[int] | tuple[int, ...] = ()
-    text_norm: str = "none"
 
 
 class LoopITRModel(FusionModel):
@@ -77,10 +70,9 @@ class LoopITRModel(FusionModel):
         self.vision = VisualTower(config)
         direct = config.visual_pool == "backbone"
         self.visual_pool = None if direct else AttentionPool(width, config.visual_heads)
-        pooled_text = text_width * (1 + len(config.text_layers))
-        self.text_standardise = nn.BatchNorm1d(pooled_text, affine=False) if config.text_norm == "batch" else None
+        self.text_pool = TextPool(config, text_width)
         self.visual_head = self._head(config.backbone_width if direct else width)
-        self.text_head = self._head(pooled_text)
+        self.text_head = self._head(self.text_pool.width)
         self.add_fusion(text_width)
         self.temperature = Temperature(config.temperature)
         self.post_init()
@@ -106,24 +98,7 @@ class LoopITRModel(FusionModel):
     def encode_text(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """States (B, L, T) and unit vectors (B, D) of word ids int64 (B, L); `mask` bool (B, L), True at words."""
         states = self.text_states(ids, mask)
-        pooled = states[:, 0] if self.config.text_pool == "cls" else masked_mean(states, mask)
-        if self.text_standardise is not None:
-            pooled = self.text_standardise(pooled)
-        return states, functional.normalize(self.text_head(pooled).float(), dim=-1)
-
-    def read_text(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """See RetrievalModel: states of the last layer, then those of `text_layers`, (B, L, T (1 + layers)).
-
-        Raises:
-          ModelError: the text tower has fewer layers.
-        """
-        chosen = list(self.config.text_layers)
-        if not chosen:
-            return super().read_text(ids, mask)
-        read = self.text(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
-        if max(chosen) >= len(read.hidden_states):
-            raise ModelError(f"text_layers: expected numbers below {len(read.hidden_states)}, got {chosen}")
-        return torch.cat([read.last_hidden_state, *(read.hidden_states[layer] for layer in chosen)], -1)
+        return states, functional.normalize(self.text_head(self.text_pool(states, mask)).float(), dim=-1)
 
     def text_vectors(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """See RetrievalModel."""

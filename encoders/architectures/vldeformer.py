@@ -142,6 +142,7 @@ class VLDeformerModel(RetrievalModel):
         "vision": ("interaction.stream.vision", "twin.vision"),
         "text": ("interaction.stream.text", "twin.text"),
     }
+    TEXT_ALONE = False
 
     def __init__(self, config: VLDeformerConfig) -> None:
         super().__init__(config)

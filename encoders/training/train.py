@@ -83,8 +83,12 @@ def train(
                     config.model.vision_side,
                 )
             )
-    alone = built.model.BACKBONES["text"] == ("text",)  # read without a picture, and once whoever asks
-    if isinstance(source, FeatureSource) and alone and config.model.text and config.optimizer.text_lr_factor == 0:
+    if (
+        isinstance(source, FeatureSource)
+        and built.model.TEXT_ALONE
+        and config.model.text
+        and config.optimizer.text_lr_factor == 0
+    ):
         remember_texts(built, config, source, accelerator)
     progress = fit(
         built,

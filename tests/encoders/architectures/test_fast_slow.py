@@ -329,7 +329,7 @@ def test_the_distillation_is_the_cross_entropy_to_a_softened_teacher_over_the_ha
         found = losses_of(objective_of(made, config), inputs, "distil")
         f, g = (
             model.fast.encode_visual(inputs.visuals[0]).numpy(),
-            model.fast.encode_text(inputs.ids, inputs.mask).numpy(),
+            model.text_vectors(inputs.ids, inputs.mask)["embedding"].numpy(),
         )
         cache = model.visual_cache(inputs.visuals[0])
         h = np.array(
@@ -508,3 +508,18 @@ def test_positions_start_on_the_scale_of_words_in_text_pictures_and_captions(bui
     tables = ("slow.words.weight", "slow.places.weight", "slow.finer.0.space.weight", "slow.vision.space")
     for name in (*tables, "fast.text.embeddings.position_embeddings.weight", "fast.vision.space"):
         assert float(built.model.get_parameter(name).detach().std()) == pytest.approx(0.5, abs=0.15), name
+
+
+def test_the_fast_side_can_be_pooled_from_the_backbone_and_of_earlier_text_layers():
+    made = build(tiny(visual_pool="backbone", text_layers=[0], text_pool="mean", head_hidden=8), WORDS)
+    model = made.model.eval()
+    ids, mask = tokens(made)
+    with torch.inference_mode():
+        states = model.text_states(ids, mask)
+        assert states.shape[-1] == 2 * 16
+        read = model.fast.text_head((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+        seen = model.fast.visual_head(model.fast.vision.look(picture(2, 3)).mean((1, 2)))
+        normalize = torch.nn.functional.normalize
+        torch.testing.assert_close(model.text_vectors(ids, mask)["embedding"], normalize(read, dim=-1))
+        torch.testing.assert_close(model.visual_vectors(picture(2, 3))["embedding"], normalize(seen, dim=-1))
+    assert model.fast.visual_pool is None

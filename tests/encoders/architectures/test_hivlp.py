@@ -337,3 +337,22 @@ def test_one_level_is_an_ordinary_dual_encoder():
     made = made_with(tiny(dims=[8]))
     assert made.model.dims == {"embedding": 8}
     assert losses_of(made, tiny(dims=[8]), "hierarchical")["total"] > 0
+
+
+def test_levels_can_be_pooled_from_the_backbone_and_of_earlier_text_layers():
+    shape = {"visual_pool": "backbone", "visual_norm": "batch", "text_layers": [0], "text_norm": "batch"}
+    made = made_with(tiny(**shape, head_hidden=8))
+    model, pixels = made.model, torch.randn(2, 3, 3, 16, 16)
+    ids, mask = tokenise(made.tokenizer, TEXTS, max_words=12, device=CPU)
+    with torch.inference_mode():
+        seen = model.vision.look(pixels).mean((1, 2))
+        states, levels = model.encode_text(ids, mask)
+        pooled = states[:, 0]
+        assert states.shape[-1] == 2 * 16
+        for level, vectors in enumerate(model.encode_visual(pixels)[1]):
+            torch.testing.assert_close(vectors, functional.normalize(model.visual_heads[level](seen), dim=-1))
+            read = model.text_heads[level](model.text_pool.standardise(pooled))
+            torch.testing.assert_close(levels[level], functional.normalize(read, dim=-1))
+    assert len(model.visual_pools) == 0
+    with pytest.raises(ModelError, match="no text_layers and no visual_pool"):
+        build(tiny(hierarchy="depth", text_layers=[0]), WORDS)

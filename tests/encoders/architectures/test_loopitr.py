@@ -308,7 +308,7 @@ def test_earlier_text_layers_join_the_vector_and_not_the_fusion():
         torch.testing.assert_close(states, torch.cat([read.last_hidden_state, read.hidden_states[0]], -1))
         tokens = torch.randn(2, 4, 16)
         torch.testing.assert_close(model.fuse(states, mask, tokens), model.fuse(states[..., :16], mask, tokens))
-        model.text_standardise.running_mean[16:] += 1.0  # of the earlier layer
+        model.text_pool.standardise.running_mean[16:] += 1.0  # of the earlier layer
         assert (model.encode_text(ids, mask)[1] - vectors).abs().max() > 1e-3
     with pytest.raises(ModelError, match="text_layers: expected numbers below 2"):
         build(tiny(text_layers=[2]), WORDS).model.text_states(ids, mask)
