@@ -130,7 +130,8 @@ def read_words(texts: Sequence[str], *, topics: int = TOPICS) -> Words:
     idf = np.array([np.log((1 + len(texts)) / (1 + met[word])) + 1 for word in known])
     found = Words({word: place for place, word in enumerate(known)}, idf, np.eye(len(known)))
     count = min(topics, len(known) - 1, len(texts) - 1)
-    _, strength, vt = scipy.sparse.linalg.svds(found.tf_idf(texts), k=count, random_state=0)
+    begin = np.random.default_rng(0).standard_normal(min(len(texts), len(known)))
+    _, strength, vt = scipy.sparse.linalg.svds(found.tf_idf(texts), k=count, v0=begin)
     return Words(found.place, found.idf, vt[np.argsort(-strength)].T)
 
 
