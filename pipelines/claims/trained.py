@@ -32,6 +32,7 @@ class Trained:
     seeds: Sequence[int]
     records: Path | None = None
     tell: Callable[[str], None] = field(default=lambda _: None)
+    _there: dict[tuple[str, int], Path] = field(default_factory=dict)
     _scores: dict[tuple[str, int, Size, bool], Scores] = field(default_factory=dict)
 
     def checkpoint(self, name: str, seed: int) -> Checkpoint:
@@ -43,7 +44,9 @@ class Trained:
         return open_checkpoint(str(self.train(name, seed)) if name in self.bench.trainings else name)
 
     def train(self, name: str, seed: int) -> Path:
-        """Trains unless it is there; returns the folder."""
+        """Trains unless it is there; returns the folder. Whether its data are still the same is looked at once."""
+        if (name, seed) in self._there:
+            return self._there[name, seed]
         from encoders.training.loop import Listener
         from pipelines import training_job
 
@@ -63,6 +66,7 @@ class Trained:
             device="cpu",
             listener=Listener(),
         )
+        self._there[name, seed] = out
         return out
 
     def settings(self, name: str, seed: int, initial: str) -> list[str]:
