@@ -439,6 +439,16 @@ def claims(
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes hours of training.")] = False,
     only: Annotated[list[str] | None, typer.Option(help="Ids, e.g. FS4; again for more.")] = None,
     seeds: Annotated[list[int] | None, typer.Option(help="Of galleries and trainings; again for more.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Replace what was recorded with other seeds.")] = False,
+    on: Annotated[str, typer.Option(help="scenes, or flickr8k.")] = "scenes",
+    shards: Annotated[Path | None, typer.Option(help="Folder of Flickr8k's shards.")] = None,
+    settings: Settings = None,
+    targets: Annotated[bool, typer.Option("--targets", help="How far --encoder and --scorer get on Flickr8k.")] = False,
+    encoder: Annotated[str | None, typer.Option(help="Checkpoint of the fast side, of --targets.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Checkpoint that reranks, of --targets.")] = None,
+    texts: Annotated[int, typer.Option(min=1, help="Captions scored with all photos, of --targets.")] = 200,
+    other: Annotated[list[str] | None, typer.Option(help="NAME=GLOB of more captioned shards, of --targets.")] = None,
+    page: Annotated[bool, typer.Option("--page", help="Only write claims.md again from the JSON files.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of claims.json and claims.md.")] = Path("docs"),
     work: Annotated[Path, typer.Option(help="Folder of models trained on the way.")] = Path("build/claims"),
     dry_run: DryRun = False,
@@ -456,8 +466,20 @@ def claims(
         listed = {name: {"says": one.says, "bound": one.bound} for name, one in CLAIMS.items()}
         _show(listed, tables.claims_table(CLAIMS, {}), as_json=as_json)
         return
-    found = job.run(out, folder=work, quick=quick, seeds=seeds or job.SEEDS, only=only or ())
-    _show({name: one.verdict for name, one in found.items()}, tables.claims_table(CLAIMS, found), as_json=as_json)
+    if page:
+        job.page(out)
+        _show({"page": str(out / "claims.md")}, f"{out / 'claims.md'} is written again", as_json=as_json)
+        return
+    if targets:
+        reached = job.reach(out, encoder=encoder, scorer=scorer, folder=shards, texts=texts, others=other or ())
+        _show(reached, tables.targets_table(reached), as_json=as_json)
+        return
+    bench = job.bench_of(on, folder=shards, work=work, settings=settings or ())
+    folder = work if bench.name == "scenes" else work / bench.name
+    found = job.run(
+        out, folder=folder, quick=quick, seeds=seeds or job.SEEDS, only=only or (), bench=bench, again=again
+    )
+    _show({name: one.as_dict() for name, one in found.items()}, tables.claims_table(CLAIMS, found), as_json=as_json)
 
 
 def _show(value: Any, table: Any, *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from pipelines.search import Answer
 from schemas.manifests import LevelsEntry
 
 if TYPE_CHECKING:  # the measuring libraries are slow to load
-    from pipelines.claims.findings import Finding
+    from pipelines.claims.job import Outcome
     from pipelines.claims.papers import Claim
     from pipelines.doctor.finding import Finding as Looked
     from pipelines.evaluate.report_data import RejectExample, RejectGroup
@@ -165,18 +165,42 @@ def _levels(levels: LevelsEntry) -> str:
     return f"width {kept}, {levels.dims[-1]} orders them; {saved:.1f} times fewer multiply-adds"
 
 
-def claims_table(claims: "Mapping[str, Claim]", found: "Mapping[str, Finding]") -> Table:
-    """Claims, their bounds, and what was found of each."""
+def claims_table(claims: "Mapping[str, Claim]", found: "Mapping[str, Outcome]") -> Table:
+    """Claims, their bounds, and what was found of each; beside a recorded finding, whether it lands in its range."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("claim", "says", "bound", "ours", ""):
+    for heading in ("claim", "says", "bound", "ours", "", "recorded"):
         table.add_column(heading)
     for name, claim in claims.items():
         if not found:
-            table.add_row(name, claim.says, claim.bound, "", "")
+            table.add_row(name, claim.says, claim.bound, "", "", "")
         elif name in found:
-            one = found[name]
+            one = found[name].finding
             verdict = Text(one.verdict, style=_VERDICTS[one.verdict])
-            table.add_row(name, claim.says, claim.bound, one.ours or one.note, verdict)
+            table.add_row(name, claim.says, claim.bound, one.ours or one.note, verdict, _landed(found[name]))
+    return table
+
+
+def _landed(one: "Outcome") -> str:
+    if one.recorded is None:
+        return "this"
+    values = ", ".join(f"{value:+.1f}" for value in one.finding.values)
+    if one.bounds is None or one.lands is None:
+        return f"stays ({one.recorded.ours}); it has no range to compare with"
+    low, high = one.bounds
+    return f"stays; {values} {'lands in' if one.lands else 'is OUTSIDE'} {low:+.1f} to {high:+.1f}"
+
+
+def targets_table(found: Mapping[str, Any]) -> Table:
+    """Recalls of a pair of checkpoints, and of the floor."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "texts", "R@1", "R@5", "R@10"):
+        table.add_column(heading)
+    whole = found["exhaustive"]
+    rows = {"floor": found["floor"], "fast": found["fast"], "reranked": found["reranked"]}
+    rows |= {"all pairs": whole["all_pairs"], "candidates of the same": whole["candidates"]}
+    rows |= {f"{name}, fast": one["fast"] for name, one in found["others"].items()}
+    for name, one in rows.items():
+        table.add_row(name, f"{one['texts']:,}", *(f"{one[key]:.1f}" for key in ("r1", "r5", "r10")))
     return table
 
 

@@ -289,7 +289,7 @@ class Captioned:
 
     Attributes:
       keys: of the samples.
-      images: uint8 (N, 1, H, W, 3).
+      images: uint8 (N, 1, H, W, 3); (N, F, H, W, 3) with the frames of videos.
       captions: of each.
       digest: of the shards.
     """
@@ -300,10 +300,13 @@ class Captioned:
     digest: str
 
 
-def read_shards(patterns: Sequence[str], *, fields: tuple[str, ...], spec: PixelSpec) -> Captioned:
+def read_shards(patterns: Sequence[str], *, fields: tuple[str, ...], spec: PixelSpec, frames: int = 0) -> Captioned:
     """All captioned images of shards.
 
-    Videos and samples without a caption are left out and counted in the log; so are pictures that do not decode.
+    Samples without a caption are left out and counted in the log; so are pictures that do not decode.
+
+    Args:
+      frames: of videos, with images repeated as often; 0: videos are left out and counted too.
     """
     pictures: list[np.ndarray] = []
     captions: list[tuple[str, ...]] = []
@@ -314,20 +317,23 @@ def read_shards(patterns: Sequence[str], *, fields: tuple[str, ...], spec: Pixel
         digests.append(digest_file(url))
         samples = read_samples(url, shard=url, captions=Captions(fields=fields), key_scope="dataset", embed=Embed())
         for sample in samples:
-            if not isinstance(sample, Sample) or not sample.captions or sample.suffix in VIDEO_SUFFIXES:
+            if not isinstance(sample, Sample) or not sample.captions:
+                skipped += 1
+                continue
+            if sample.suffix in VIDEO_SUFFIXES and not frames:
                 skipped += 1
                 continue
             try:
                 found = decode(
-                    sample.data, suffix=sample.suffix, spec=spec, frames=1, limits=limits, jpeg_scaling="fast"
+                    sample.data, suffix=sample.suffix, spec=spec, frames=frames or 1, limits=limits, jpeg_scaling="fast"
                 )
             except SampleError:
                 skipped += 1
                 continue
-            pictures.append(found.pixels)
+            pictures.append(found.pixels if len(found.pixels) >= frames else np.repeat(found.pixels, frames, axis=0))
             captions.append(tuple(sample.captions))
             keys.append(sample.key)
     if skipped:
-        logger.warning("%d samples without a caption or a picture are not trained on", skipped)
+        logger.warning("%d samples without a caption or a picture are left out", skipped)
     stacked = np.stack(pictures) if pictures else np.empty((0, 1, spec.height, spec.width, 3), np.uint8)
     return Captioned(keys, stacked, captions, digest_value(digests))

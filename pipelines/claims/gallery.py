@@ -23,16 +23,16 @@ class Gallery:
 
     Attributes:
       pixels: uint8 (N, 1, H, W, 3).
-      captions: Q texts; text i belongs to item i, so Q is N or less.
+      captions: Q texts.
+      targets: the item each text is of, int64 (Q,); several texts may be of one item.
+      subjects: what each text is of, whatever the gallery, int64 (Q,): the same picture met with another seed has the
+        same number. None: no two galleries share a picture.
     """
 
     pixels: torch.Tensor
     captions: tuple[str, ...]
-
-    @property
-    def targets(self) -> np.ndarray:
-        """int64 (Q,)."""
-        return np.arange(len(self.captions))
+    targets: np.ndarray
+    subjects: np.ndarray | None = None
 
 
 @cache
@@ -58,7 +58,8 @@ def draw(seed: int, *, images: int, texts: int, size: int) -> Gallery:
     held = _held_out()
     chosen = rng.permutation(len(held) // FAMILY)[: images // FAMILY]
     items = [held[FAMILY * family + member] for family in chosen for member in range(FAMILY)]
-    return Gallery(paint(items, size, rng), tuple(scenes.caption(item) for item in items[:texts]))
+    captions = tuple(scenes.caption(item) for item in items[:texts])
+    return Gallery(paint(items, size, rng), captions, np.arange(len(captions)))
 
 
 def distractors(seed: int, *, images: int, size: int, said: frozenset[str]) -> torch.Tensor:

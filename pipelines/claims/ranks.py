@@ -57,10 +57,16 @@ def recall(rank: np.ndarray, k: int = 1) -> float:
     return float(hits(rank, k).mean())
 
 
+def pair_recalls(square: np.ndarray) -> np.ndarray:
+    """What each pair adds to mR, in percent: float64 (N,), whose mean is mR; text i belongs to item i, (N, N)."""
+    own = np.arange(len(square))
+    found: np.ndarray = np.mean([hits(ranks(one, own), k) for one in (square, square.T) for k in (1, 5, 10)], axis=0)
+    return found
+
+
 def mean_recall(square: np.ndarray) -> float:
     """mR: the mean of R@1, R@5 and R@10 of both directions, in percent; text i belongs to item i, (N, N)."""
-    own = np.arange(len(square))
-    return float(np.mean([recall(ranks(one, own), k) for one in (square, square.T) for k in (1, 5, 10)]))
+    return float(pair_recalls(square).mean())
 
 
 def depth_for_gap(fast: np.ndarray, slow: np.ndarray, targets: np.ndarray, depths: tuple[int, ...]) -> int | None:

@@ -5,7 +5,7 @@ Letters: Q texts, N items, D embedding.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from encoders.base import PairScorer
+from encoders.base import PairScorer, PixelSpec
 from encoders.registry import load_dual, load_scorer, resolve
 from pipelines.claims.gallery import Gallery
 from schemas.configs import EncoderConfig
 
+TEXTS_AT_ONCE = 256
 ITEMS_AT_ONCE = 128
 PAIRS_AT_ONCE = 512
 
@@ -45,9 +46,10 @@ class Checkpoint:
         return int(self.record["parameters"])
 
     @property
-    def size(self) -> int:
-        """Pixels a side."""
-        return int(self.encoder.pixels.width)
+    def pixels(self) -> PixelSpec:
+        """How it wants its pictures."""
+        spec: PixelSpec = self.encoder.pixels
+        return spec
 
 
 def open_checkpoint(path: str) -> Checkpoint:
@@ -68,19 +70,29 @@ class Scores:
 
     Attributes:
       texts, items: unit vectors float32 (Q, D), (N, D) by column.
-      slow: float32 (Q, N).
+      targets: the item each text is of, int64 (Q,).
+      pairs: `slow`, or None where the vectors alone were asked for.
       seconds: spent on "texts", "items" (their vectors), "caches" and "pairs".
+      subjects: see Gallery.
     """
 
     texts: dict[str, np.ndarray]
     items: dict[str, np.ndarray]
-    slow: np.ndarray
+    targets: np.ndarray
+    pairs: np.ndarray | None
     seconds: dict[str, float]
+    subjects: np.ndarray | None = None
 
     @property
-    def targets(self) -> np.ndarray:
-        """int64 (Q,): text i belongs to item i."""
-        return np.arange(len(self.slow))
+    def slow(self) -> np.ndarray:
+        """Scores of all pairs by the slow side, float32 (Q, N).
+
+        Raises:
+          ValueError: they were not asked for.
+        """
+        if self.pairs is None:
+            raise ValueError("expected scores of all pairs, got vectors alone; ask for the slow side too")
+        return self.pairs
 
     @property
     def fast(self) -> np.ndarray:
@@ -94,23 +106,47 @@ class Scores:
 
     def among(self, count: int) -> "Scores":
         """The same with the first so many items and their texts alone."""
-        texts = min(count, len(self.slow))
+        return self._part(np.flatnonzero(self.targets < count), np.arange(min(count, self.count)))
+
+    def paired(self) -> "Scores":
+        """The same with one text an item, the first, and no item without: text i is of item i."""
+        items, texts = np.unique(self.targets, return_index=True)
+        return self._part(texts, items)
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return len(next(iter(self.items.values())))
+
+    def _part(self, texts: np.ndarray, items: np.ndarray) -> "Scores":
+        """Those texts and items; `items` rises."""
         return Scores(
-            {name: one[:texts] for name, one in self.texts.items()},
-            {name: one[:count] for name, one in self.items.items()},
-            self.slow[:texts, :count],
+            {name: one[texts] for name, one in self.texts.items()},
+            {name: one[items] for name, one in self.items.items()},
+            np.searchsorted(items, self.targets[texts]),
+            None if self.pairs is None else self.pairs[np.ix_(texts, items)],
             self.seconds,
+            None if self.subjects is None else self.subjects[texts],
         )
 
 
-def score_all(model: Checkpoint, gallery: Gallery) -> Scores:
-    """Both sides, the slow one exhaustively: Q * N pair evaluations."""
+def score_all(model: Checkpoint, gallery: Gallery, *, slow: bool = True) -> Scores:
+    """Both sides, the slow one exhaustively: Q * N pair evaluations; without `slow` the vectors alone."""
     seconds: dict[str, float] = {}
-    texts = _timed(seconds, "texts", lambda: model.encoder.encode_text(gallery.captions))
+    texts = _timed(seconds, "texts", lambda: encode_texts(model.encoder, gallery.captions))
     items = _timed(seconds, "items", lambda: encode_items(model.encoder, gallery.pixels))
-    caches = _timed(seconds, "caches", lambda: cache_items(model.scorer, gallery.pixels))
-    slow = _timed(seconds, "pairs", lambda: score_pairs(model.scorer, gallery.captions, caches))
-    return Scores(texts, items, slow, seconds)
+    pairs = None
+    if slow:
+        caches = _timed(seconds, "caches", lambda: cache_items(model.scorer, gallery.pixels))
+        pairs = _timed(seconds, "pairs", lambda: score_pairs(model.scorer, gallery.captions, caches))
+    return Scores(texts, items, gallery.targets, pairs, seconds, gallery.subjects)
+
+
+def encode_texts(encoder: Any, captions: Sequence[str]) -> dict[str, np.ndarray]:
+    """Vectors (Q, D) by column."""
+    starts = range(0, len(captions), TEXTS_AT_ONCE)
+    parts = [encoder.encode_text(captions[start : start + TEXTS_AT_ONCE]) for start in starts]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def encode_items(encoder: Any, pixels: torch.Tensor) -> dict[str, np.ndarray]:
@@ -124,7 +160,7 @@ def cache_items(scorer: PairScorer, pixels: torch.Tensor) -> torch.Tensor:
     return torch.cat([scorer.visual_cache(some) for some in torch.split(pixels, ITEMS_AT_ONCE)])
 
 
-def score_pairs(scorer: PairScorer, captions: tuple[str, ...], caches: torch.Tensor) -> np.ndarray:
+def score_pairs(scorer: PairScorer, captions: Sequence[str], caches: torch.Tensor) -> np.ndarray:
     """float32 (Q, N)."""
     out = np.empty((len(captions), len(caches)), np.float32)
     for row, caption in enumerate(captions):

@@ -1,39 +1,46 @@
 """Every claim has a way to be decided and a row on the page; measures run on a real small model."""
 
+import io
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pipelines.claims import findings, gallery, trained
-from pipelines.claims.findings import Finding, difference, not_tested
+from pipelines.claims import contests, findings, gallery, job, on_scenes, records
+from pipelines.claims.bench import Size, Training
+from pipelines.claims.findings import Finding, Made, difference, not_tested
 from pipelines.claims.job import run
 from pipelines.claims.measured import MEASURES, Measured
 from pipelines.claims.page import render
-from pipelines.claims.papers import CLAIMS, SYSTEMS
-from pipelines.claims.scores import open_checkpoint, score_all
+from pipelines.claims.papers import CLAIMS
+from pipelines.claims.scores import score_all
+from pipelines.claims.trained import Trained
 from pipelines.cli import app
 from pipelines.prepare.gallery import gallery_captions
-from schemas.errors import ConfigError
+from pipelines.tables import claims_table
+from schemas.errors import ConfigError, InputError
 
 
 def test_every_claim_is_decided_in_one_way():
-    ways = [set(MEASURES), {"HV2"}, set(trained.CONTESTS), set(trained.SPECIAL)]
+    ways = [set(MEASURES), {"HV2"}, set(contests.CONTESTS), set(contests.SPECIAL)]
     assert sum(map(len, ways)) == len(CLAIMS)
     assert set().union(*ways) == set(CLAIMS)
-    used = {name for one in trained.CONTESTS.values() for name in (one.ours[0], one.theirs[0])}
-    assert used <= set(trained.TRAININGS)
+    used = {name for one in contests.CONTESTS.values() for name in (one.ours[0], one.theirs[0])}
+    assert used <= set(on_scenes.TRAININGS)
 
 
-@pytest.mark.parametrize("name", trained.TRAININGS)
+@pytest.mark.parametrize("name", on_scenes.TRAININGS)
 def test_every_training_is_a_config_that_can_be_read(name):
     from pipelines.training_job import read_config
 
-    one = trained.TRAININGS[name]
+    one = on_scenes.TRAININGS[name]
     config = read_config(one.config, shards=[], validation_shards=[], settings=[*one.settings, f"steps={one.steps}"])
     assert config.steps == one.steps
-    assert one.initial is None or one.initial in trained.TRAININGS or one.initial.startswith("builtin:")
+    assert one.initial is None or one.initial in on_scenes.TRAININGS or one.initial.startswith("builtin:")
 
 
 def test_galleries_are_whole_families_of_held_out_captions_another_for_each_seed():
@@ -50,12 +57,11 @@ def test_galleries_are_whole_families_of_held_out_captions_another_for_each_seed
 
 
 @pytest.fixture(scope="module")
-def small() -> dict[str, Measured]:
+def small(tmp_path_factory) -> dict[str, Measured]:
     """The shipped models on a tiny gallery."""
-    return {
-        letters: Measured(open_checkpoint(f"builtin:{name}"), (1, 2), items=40, texts=8, distractors=200)
-        for letters, (_, name) in SYSTEMS.items()
-    }
+    bench = replace(on_scenes.scenes_bench(), measured=Size(40, 8), large=200)
+    on = Trained(bench, tmp_path_factory.mktemp("small"), (1, 2))
+    return {letters: Measured(on, name) for letters, name in bench.mains.items()}
 
 
 @pytest.mark.parametrize("claim", MEASURES)
@@ -69,14 +75,14 @@ def test_every_measure_runs_on_the_shipped_model(small, claim):
 
 def test_scores_are_those_of_the_pipeline_s_adapters(small):
     on = small["LP"]
-    shown = on.galleries[0]
-    scores = score_all(on.model, shown)
+    shown, model = on.gallery(1), on.model(1)
+    scores = score_all(model, shown)
     text, item = 3, 17
-    cache = on.model.scorer.visual_cache(shown.pixels[item : item + 1])
-    assert scores.slow[text, item] == pytest.approx(on.model.scorer.score([shown.captions[text]], cache)[0], abs=1e-4)
-    vectors = on.model.encoder.encode_text([shown.captions[text]])["embedding"][0]
+    cache = model.scorer.visual_cache(shown.pixels[item : item + 1])
+    assert scores.slow[text, item] == pytest.approx(model.scorer.score([shown.captions[text]], cache)[0], abs=1e-4)
+    vectors = model.encoder.encode_text([shown.captions[text]])["embedding"][0]
     assert scores.fast[text, item] == pytest.approx(
-        float(vectors @ on.model.encoder.encode_visual(shown.pixels[item : item + 1])["embedding"][0]), abs=1e-5
+        float(vectors @ model.encoder.encode_visual(shown.pixels[item : item + 1])["embedding"][0]), abs=1e-5
     )
 
 
@@ -97,29 +103,70 @@ def test_findings_come_back_as_they_were_written(tmp_path):
         "LP4": Finding("LP4", "holds", "x", (1.0, 2.0), (1, 2), (-0.5, 0.5), facts={"items": 3}),
         "FS2": not_tested("FS2", "no time"),
     }
-    findings.write(tmp_path / "claims.json", found, surroundings={"quick": True})
-    back = findings.read(tmp_path / "claims.json")
-    assert back["FS2"] == found["FS2"]
-    assert back["LP4"] == found["LP4"]
-    page = render(back, {"quick": True, "galleries": "g"})
-    assert "**1 of 32 hold, 0 do not, 31 are not tested.**" in page
+    made = {"scenes": Made(found, {"quick": True, "galleries": "g"}), "flickr8k": Made({"FS2": found["FS2"]}, {})}
+    findings.write(tmp_path / "claims.json", made)
+    assert findings.read(tmp_path / "claims.json") == made
+    page = render(made, {}, {})
+    assert "on g, unless a row says else; **1 of 32 hold, 0 do not, 31 are not tested.**" in page
+    assert "**0 of 32 hold, 0 do not, 32 are not tested.**" in page
     assert "no time" in page.replace("No time", "no time")
     assert all(f"**{name}**" in page for name in CLAIMS)
+    rows = [
+        line for line in page.splitlines() if line.startswith("|") and ("| scenes |" in line or "| photos |" in line)
+    ]
+    assert len(rows) == 2 * len(CLAIMS)
 
 
 def test_a_run_keeps_what_was_found_before_and_refuses_strangers(tmp_path, monkeypatch):
     monkeypatch.setitem(MEASURES, "LP6", lambda on: Finding("LP6", "holds", "y", (1.0,), on.seeds))
-    findings.write(tmp_path / "claims.json", {"FS1": not_tested("FS1", "before")}, surroundings={})
+    before = Made({"FS1": not_tested("FS1", "before")}, {"quick": False})
+    photos = Made({"FS1": not_tested("FS1", "there")}, {"galleries": "p"})
+    findings.write(tmp_path / "claims.json", {"scenes": before, "flickr8k": photos})
     found = run(tmp_path, folder=tmp_path / "work", quick=True, seeds=(4,), only=["LP6", "LP1"])
-    assert found["LP6"].command == "fastslow claims --only LP6 --seeds 4"
-    assert found["LP1"].verdict == "not tested"
-    assert "without --quick" in found["LP1"].note
-    assert set(findings.read(tmp_path / "claims.json")) == {"FS1", "LP6", "LP1"}
+    assert found["LP6"].finding.command == "fastslow claims --only LP6 --seeds 4"
+    assert found["LP1"].finding.verdict == "not tested"
+    assert "without --quick" in found["LP1"].finding.note
+    now = findings.read(tmp_path / "claims.json")
+    assert set(now["scenes"].findings) == {"FS1", "LP6", "LP1"}
+    assert now["scenes"].made == {"quick": False}  # some claims alone say nothing of all
+    assert now["flickr8k"] == photos
     assert "| **LP6** cross beats dual" in (tmp_path / "claims.md").read_text()
     with pytest.raises(ConfigError, match="unknown claim 'LP9'"):
         run(tmp_path, folder=tmp_path, quick=True, only=["LP9"])
     with pytest.raises(ConfigError, match="all different"):
         run(tmp_path, folder=tmp_path, quick=True, seeds=(1, 1))
+
+
+def test_other_seeds_are_compared_with_what_is_recorded_and_leave_it(tmp_path, monkeypatch):
+    values = {1: 10.0, 2: 12.0, 3: 11.0, 7: 11.5, 8: 40.0}
+    monkeypatch.setitem(
+        MEASURES, "LP6", lambda on: Finding("LP6", "holds", "y", tuple(values[seed] for seed in on.seeds), on.seeds)
+    )
+
+    def asked(*seeds: int, **options: bool):
+        return run(tmp_path, folder=tmp_path / "work", quick=True, seeds=seeds, only=["LP6"], **options)["LP6"]
+
+    assert asked(1, 2, 3).recorded is None
+    low, high = 11 - 4.302653 * (4 / 3) ** 0.5, 11 + 4.302653 * (4 / 3) ** 0.5
+    near, far = asked(7), asked(7, 8)
+    assert near.bounds == pytest.approx((low, high), abs=1e-4)
+    assert near.lands is True
+    assert far.lands is False
+    recorded = findings.read(tmp_path / "claims.json")["scenes"].findings["LP6"]
+    assert recorded.seeds == (1, 2, 3)
+    assert near.as_dict()["lands"] is True
+    assert "is OUTSIDE" in _text(claims_table(CLAIMS, {"LP6": far}))
+    assert asked(1, 2, 3, 7).recorded is None  # more seeds take its place
+    assert asked(8, again=True).recorded is None
+    assert findings.read(tmp_path / "claims.json")["scenes"].findings["LP6"].seeds == (8,)
+
+
+def _text(table) -> str:
+    from rich.console import Console
+
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
 
 
 def test_the_command_lists_the_claims_without_measuring():
@@ -129,20 +176,56 @@ def test_the_command_lists_the_claims_without_measuring():
     assert "LP7" in done.output
 
 
-def test_contests_train_once_and_compare(tmp_path, monkeypatch):
+def test_the_page_is_written_again_from_json_alone(tmp_path):
+    findings.write(tmp_path / "claims.json", {"scenes": Made({"FS1": Finding("FS1", "holds", "z")}, {})})
+    done = CliRunner().invoke(app, ["claims", "--page", "--out", str(tmp_path)])
+    assert done.exit_code == 0
+    assert "| scenes | z |" in (tmp_path / "claims.md").read_text()
+    (tmp_path / "claims.json").unlink()
+    with pytest.raises(InputError, match="expected findings, found none"):
+        job.page(tmp_path)
+
+
+def test_the_page_in_the_repository_is_that_of_its_findings(tmp_path):
+    docs = Path(__file__).parents[3] / "docs"
+    shutil.copy(docs / "claims.json", tmp_path)
+    if (docs / "claims").is_dir():
+        shutil.copytree(docs / "claims", tmp_path / "claims")
+    job.page(tmp_path)
+    assert (tmp_path / "claims.md").read_text() == (docs / "claims.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--on", "flickr"], "expected scenes or flickr8k"),
+        (["--on", "flickr8k"], "give --shards"),
+        (["--shards", "x"], "expected --on flickr8k"),
+        (["--targets"], "expected the checkpoints --encoder and --scorer"),
+        (["--targets", "--encoder", "a", "--scorer", "b", "--other", "x"], "expected NAME=GLOB"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_clear_error(options, message, tmp_path):
+    done = CliRunner().invoke(app, ["claims", *options, "--out", str(tmp_path)])
+    assert isinstance(done.exception, ConfigError)
+    assert message in str(done.exception)
+
+
+def test_contests_train_once_and_compare(tmp_path):
     small = ("batch_size=4", "data.curriculum=[{from_step: 0, objects: 1}]", "data.video_share=0")
     few = ("data.validation_images=4", "data.validation_videos=0", "model.image_size=32", "model.grid=2")
-    tiny = trained.Training("demo-loopitr", 2, (*small, *few))
-    monkeypatch.setattr(trained, "ITEMS", 16)
-    monkeypatch.setattr(trained, "TEXTS", 8)
-    monkeypatch.setitem(trained.TRAININGS, "lp-distilled", tiny)
-    monkeypatch.setitem(trained.TRAININGS, "lp-base", tiny)
+    tiny = Training("demo-loopitr", 2, (*small, *few))
+    bench = replace(on_scenes.scenes_bench(), trained=Size(16, 8), trainings={"lp-distilled": tiny, "lp-base": tiny})
     told = []
-    on = trained.Trained(tmp_path, (1,), tell=told.append)
-    found = trained.decide(["LP1"], on)["LP1"]
+    on = Trained(bench, tmp_path, (1,), tmp_path / "records", tell=told.append)
+    found = contests.decide(["LP1"], on)["LP1"]
     assert found.values == (0.0,)  # the same training twice
     assert found.verdict == "does not hold"
-    assert len(told) == 2
-    again = trained.Trained(tmp_path, (1,), tell=told.append)
-    assert trained.decide(["LP1"], again)["LP1"] == found
-    assert len(told) == 2
+    assert sum("training" in one for one in told) == 2
+    again = Trained(bench, tmp_path, (1,), tell=told.append)
+    assert contests.decide(["LP1"], again)["LP1"] == found
+    assert sum("training" in one for one in told) == 2
+    record = records.read(tmp_path / "records" / "lp-base-1.json")
+    assert record["config"]["seed"] == record["seed"] == 1
+    assert record["test"]["fast_texts"] == 8
+    assert str(tmp_path) not in json.dumps(record)

@@ -1,0 +1,143 @@
+"""Claims on Flickr8k: every model is trained on train, chosen on dev and measured on the 1,000 photos of test.
+
+All backbones of vision are frozen, and what they make of the photos is computed once for all trainings. A seed is that
+of a training; the photos asked are the same, so queries of one photo are drawn together when intervals are made.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from encoders.base import PixelSpec
+from pipelines.claims.bench import Bench, Sides, Size, Training, stage
+from pipelines.claims.gallery import Gallery
+from pipelines.claims.photos import check, draw, patterns, read_split, read_test
+
+SIZE = Size(1_000, 200)
+"""Photos of test, and texts where all pairs are scored."""
+
+COMMON = (
+    "model.image_size=224",
+    "model.resize=squash",
+    "model.vision_layers=[11, 14, 15]",
+    "model.max_frames=0",
+    "model.visual_norm=batch",
+    "data.cached_views=5",
+    "data.crop_scale=0.4",
+    "data.flip=true",
+    "data.colour_jitter=0.0",
+    "optimizer.vision_lr_factor=0",
+    "precision=bfloat16",
+)
+"""The same in all trainings, so that one file of features serves them; it is that of configs/train/flickr8k-*-cpu."""
+
+
+def _slow(*settings: str) -> Training:
+    return Training("flickr8k-captioner", 600, (stage("slow"), "model.directions=both", *settings))
+
+
+def _fast(name: str) -> Training:
+    return Training("flickr8k-captioner", 300, (stage(name), "model.directions=both"), initial="fs-slow")
+
+
+def _decomposed(*settings: str) -> Training:
+    return Training("flickr8k-vldeformer", 200, (stage("decomposition"), *settings), initial="vd-pairs")
+
+
+def _cooperative(*settings: str) -> Training:
+    return Training("flickr8k-cooperative", 400, settings)
+
+
+def _levels(*settings: str) -> Training:
+    return Training("flickr8k-hivlp", 400, settings)
+
+
+def _joint(*settings: str) -> Training:
+    small = ("batch_size=128", "model.visual_dropout=0.4", "model.fusion_layers=1", "model.max_words=24")
+    return Training("flickr8k-loopitr", 400, (*small, *settings))
+
+
+TRAININGS: dict[str, Training] = {
+    "fs-slow": _slow(),
+    "fs-forward": _slow("model.directions=forward"),
+    "fs-coarse": _slow("model.vision_side=1"),
+    "fs-plain": _fast("fast_plain"),
+    "fs-distilled": _fast("fast"),
+    "vd-pairs": Training("flickr8k-vldeformer", 300, (stage("interaction"),)),
+    "vd-nce": _decomposed(),
+    "vd-triplet": _decomposed("losses.contrast_kind=triplet"),
+    "vd-scratch": Training("flickr8k-vldeformer", 200, (stage("scratch"),)),
+    "vd-b32": _decomposed("batch_size=32"),
+    "vd-b64": _decomposed("batch_size=64"),
+    "rr-join": _cooperative(),
+    "rr-sep": _cooperative("model.share=none"),
+    "hv-joint": _levels(),
+    "hv-alone": _levels("model.dims=[256]"),
+    "lp-base": _joint("losses.distillation=0"),
+    "lp-distilled": _joint(),
+    "lp-m1": _joint("losses.distillation=0", "losses.negatives=1"),
+    "lp-m4": _joint("losses.distillation=0", "losses.negatives=4"),
+    "lp-random": _joint("losses.distillation=0", "losses.negative_choice=random"),
+    "lp-cross": _joint("losses.distillation=0", "losses.contrast=0"),
+    "lp-pulled": _joint("losses.stop_gradient=false"),
+}
+"""By name; each is trained once a seed."""
+
+MAINS = {"FS": "fs-distilled", "VD": "vd-nce", "RR": "rr-join", "HV": "hv-joint", "LP": "lp-distilled"}
+
+SIDES = {
+    "FS6": Sides(
+        ("fs-slow", "7 x 7 cells"),
+        ("fs-coarse", "their mean"),
+        "the finest map of a frozen backbone against one cell; the scenes' model has finer maps of its own",
+    ),
+    "HV4": Sides(("hv-joint", "64 and 256 jointly"), ("hv-alone", "256 alone")),
+}
+
+
+def photo_bench(folder: Path, *, features: Path, settings: Sequence[str] = ()) -> Bench:
+    """Flickr8k.
+
+    Args:
+      folder: of its shards.
+      features: folder of what the frozen backbones make of the photos.
+      settings: laid over every training: where the backbones are, for example.
+
+    Raises:
+      InputError: a split is not there.
+    """
+    check(folder)
+    return Bench(
+        name="flickr8k",
+        option="--on flickr8k --shards FOLDER",
+        galleries=f"the {SIZE.items:,} photos of Flickr8k's test split; where all pairs are scored with {SIZE.texts} "
+        "captions of as many photos, drawn by the seed, else with all captions",
+        measured=SIZE,
+        trained=SIZE,
+        trainings=TRAININGS,
+        mains=MAINS,
+        sides=SIDES,
+        batches={32: "vd-b32", 64: "vd-b64", 128: "vd-nce"},
+        quick=(),
+        draw=partial(_draw, folder),
+        asked=lambda _seed, _size, spec: read_test(folder, spec).all_texts(),
+        distractors=lambda _seed, _shown, count, spec: _train_photos(folder, count, spec),
+        large=7_000,
+        large_seeds=99,
+        large_note="the others are the photos of the train split, whose captions are not asked",
+        shards=(patterns(folder, "train"), patterns(folder, "dev")),
+        common=(*COMMON, f"data.feature_folder={features}"),
+        settings=tuple(settings),
+        validations=4,
+        queries=100,
+    )
+
+
+def _draw(folder: Path, seed: int, size: Size, spec: PixelSpec) -> Gallery:
+    return draw(read_test(folder, spec), seed, size)
+
+
+def _train_photos(folder: Path, count: int, spec: PixelSpec) -> torch.Tensor:
+    return read_split(folder, "train", spec).pixels[: max(0, count)]

@@ -1,0 +1,255 @@
+"""How far the best models get on Flickr8k's test photos, and elsewhere: recall, what reranking costs, expert grades.
+
+Letters: Q texts, N items, K candidates.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from encoders.pixels import normalise
+from encoders.registry import load_dual, load_scorer, resolve
+from encoders.towers import grid_features
+from encoders.training.validate import recall as validated
+from pipelines.claims import records
+from pipelines.claims.expert import FILE, Graded, read_grades, spearman
+from pipelines.claims.floor import Floor, fit_floor
+from pipelines.claims.gallery import Gallery
+from pipelines.claims.photos import SPLITS, Photos, check, read_captioned, read_split
+from pipelines.claims.ranks import ranks, recall, reranked, shortlist
+from pipelines.claims.scores import PAIRS_AT_ONCE, cache_items, encode_items, encode_texts, score_pairs
+from schemas.commits import encode_json, publish_bytes
+from schemas.configs import EncoderConfig
+from schemas.errors import InputError, ModelError
+
+logger = logging.getLogger(__name__)
+
+CANDIDATES = 20
+DEV_TEXTS = 1_000
+"""Captions of dev that beta is fitted on."""
+
+COMPARED = 20
+"""Photos whose mean slow score is taken off a graded one."""
+
+FRAMES = 4
+"""Of a clip."""
+
+
+def measure(
+    encoder: str, scorer: str, folder: Path, *, texts: int, others: Mapping[str, str], seed: int = 1
+) -> dict[str, Any]:
+    """Everything the section "Targets" says.
+
+    Args:
+      encoder, scorer: checkpoints trained here, the fast side and the slow side that reranks.
+      folder: of Flickr8k's shards and expert grades.
+      texts: captions scored against all photos.
+      others: glob of captioned shards by name.
+      seed: of the captions drawn.
+
+    Raises:
+      InputError: shards or grades that are not there.
+      ModelError: a checkpoint cannot be loaded, or was not trained here.
+    """
+    check(folder)
+    fast_side = load_dual(EncoderConfig(path=encoder, dtype="float32"), device="cpu")
+    slow_side = load_scorer(EncoderConfig(path=scorer, dtype="float32"), device="cpu")
+    splits: dict[str, Photos] = {split: read_split(folder, split, fast_side.pixels) for split in SPLITS}
+    test = splits["test"]
+    graded = read_grades(folder / FILE, test.keys, test.captions)
+    logger.info("floor: features of %d photos", sum(len(one.keys) for one in splits.values()))
+    floor = fit_floor(
+        np.concatenate([pooled(fast_side, splits[name].pixels) for name in ("train", "dev")]),
+        [*splits["train"].captions, *splits["dev"].captions],
+    )
+    shown = test.all_texts()
+    fast = fast_scores(fast_side, shown)
+    beta = fit_beta(fast_side, slow_side, splits["dev"], _as_wanted(folder, "dev", splits["dev"], fast_side, slow_side))
+    caches = cache_items(slow_side, _as_wanted(folder, "test", test, fast_side, slow_side))
+    logger.info("reranking %d captions at K = %d, beta %.3g", len(shown.captions), CANDIDATES, beta)
+    near = shortlist(fast, CANDIDATES)
+    slow = np.full(fast.shape, -np.inf, np.float32)
+    np.put_along_axis(slow, near, slow_of(slow_side, shown.captions, near, caches), 1)
+    found: dict[str, Any] = {
+        "encoder": _model(encoder),
+        "scorer": _model(scorer),
+        "photos": len(test.keys),
+        "captions": len(shown.captions),
+        "candidates": CANDIDATES,
+        "beta": beta,
+        "beta_from": f"{min(DEV_TEXTS, len(splits['dev'].all_texts().captions)):,} captions of dev",
+        "fast": at(ranks(fast, shown.targets)),
+        "reranked": at(reranked(fast, slow, shown.targets, CANDIDATES, beta=beta)),
+        "exhaustive": _exhaustive(slow_side, shown, fast, caches, texts=texts, beta=beta, seed=seed),
+        "spearman": _agreement(graded, fast_side, slow_side, test, caches, floor, beta=beta),
+        "floor": at(floor_ranks(floor, fast_side, shown)),
+        "others": {name: _elsewhere(fast_side, floor, pattern) for name, pattern in others.items()},
+    }
+    return found
+
+
+def write(path: Path, found: Mapping[str, Any]) -> None:
+    """Keeps them as JSON, numbers to four places."""
+    publish_bytes(encode_json(_rounded(found)), str(path))
+
+
+def fast_scores(encoder: Any, shown: Gallery) -> np.ndarray:
+    """Cosines float32 (Q, N)."""
+    scores: np.ndarray = (
+        encode_texts(encoder, shown.captions)["embedding"] @ encode_items(encoder, shown.pixels)["embedding"].T
+    )
+    return scores
+
+
+def slow_of(scorer: Any, captions: Sequence[str], near: np.ndarray, caches: torch.Tensor) -> np.ndarray:
+    """Slow scores float32 (Q, K) of the items int64 (Q, K) of each text; Q * K pair evaluations."""
+    out = np.empty(near.shape, np.float32)
+    at_once = max(1, PAIRS_AT_ONCE // near.shape[1])
+    for start in range(0, len(captions), at_once):
+        rows = near[start : start + at_once]
+        texts = [text for text in captions[start : start + at_once] for _ in range(near.shape[1])]
+        out[start : start + len(rows)] = scorer.score(texts, caches[torch.from_numpy(rows.ravel())]).reshape(rows.shape)
+    return out
+
+
+def fit_beta(encoder: Any, scorer: Any, dev: Photos, pixels: torch.Tensor) -> float:
+    """The weight of the fast score with the best R@1 on dev, K candidates of up to `DEV_TEXTS` captions.
+
+    Args:
+      pixels: of dev, as the scorer wants them.
+    """
+    whole = dev.all_texts()
+    count = len(whole.captions)
+    some = np.unique(np.linspace(0, count - 1, min(DEV_TEXTS, count)).astype(int))
+    captions = tuple(whole.captions[i] for i in some)
+    asked = Gallery(whole.pixels, captions, whole.targets[some])
+    fast = fast_scores(encoder, asked)
+    near = shortlist(fast, min(CANDIDATES, fast.shape[1]))
+    logger.info("beta: %d pairs of dev", near.size)
+    return validated(fast, slow_of(scorer, captions, near, cache_items(scorer, pixels)), near, asked.targets).beta
+
+
+def pooled(encoder: Any, pixels: torch.Tensor) -> np.ndarray:
+    """The mean over cells, and frames, of what the encoder's vision backbone makes of items, float32 (N, C).
+
+    Args:
+      pixels: uint8 (N, F, H, W, 3).
+
+    Raises:
+      ModelError: the encoder was not trained here.
+    """
+    model = getattr(encoder, "model", None)
+    names = getattr(model, "BACKBONES", None)
+    if model is None or names is None:
+        raise ModelError("the floor stands on the vision backbone of a checkpoint trained here; this encoder has none")
+    backbone = model.get_submodule(names["vision"][0])
+    parts = []
+    with torch.inference_mode():
+        for some in torch.split(pixels, max(1, 64 // pixels.shape[1])):
+            flat = normalise(some.flatten(0, 1), encoder.pixels, device=encoder.device, dtype=encoder.dtype)
+            cells = grid_features(backbone, flat).float().mean(1)
+            parts.append(cells.view(*some.shape[:2], -1).mean(1).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def floor_ranks(floor: Floor, encoder: Any, shown: Gallery) -> np.ndarray:
+    """Ranks int64 (Q,) by the floor."""
+    return ranks(floor.texts(shown.captions) @ floor.pictures(pooled(encoder, shown.pixels)).T, shown.targets)
+
+
+def at(rank: np.ndarray) -> dict[str, float]:
+    """R@1/5/10 in percent, of how many texts."""
+    return {**{f"r{k}": recall(rank, k) for k in (1, 5, 10)}, "texts": len(rank)}
+
+
+def _exhaustive(
+    scorer: Any, shown: Gallery, fast: np.ndarray, caches: torch.Tensor, *, texts: int, beta: float, seed: int
+) -> dict[str, Any]:
+    """All photos by the slow side against K candidates, of the same captions."""
+    rng = np.random.default_rng([seed, 5])
+    some = np.sort(rng.permutation(len(shown.captions))[:texts])
+    captions, targets = [shown.captions[i] for i in some], shown.targets[some]
+    logger.info("all pairs: %d captions x %d photos", len(captions), len(caches))
+    before = scorer.pair_evaluations
+    slow = score_pairs(scorer, captions, caches)
+    spent = scorer.pair_evaluations - before
+    whole = at(ranks(slow + np.float32(beta) * fast[some], targets))
+    few = at(reranked(fast[some], slow, targets, CANDIDATES, beta=beta))
+    return {
+        "texts": len(captions),
+        "seed": seed,
+        "all_pairs": whole,
+        "all_pairs_slow_alone": at(ranks(slow, targets)),
+        "candidates": few,
+        "difference": {name: few[name] - whole[name] for name in ("r1", "r5", "r10")},
+        "pairs": spent,
+        "fewer_pairs": spent / (CANDIDATES * len(captions)),
+    }
+
+
+def _agreement(
+    graded: Graded, encoder: Any, scorer: Any, test: Photos, caches: torch.Tensor, floor: Floor, *, beta: float
+) -> dict[str, Any]:
+    """Spearman's rho with the experts' mean grades, of every side.
+
+    A slow score may say more of the caption than of the photo (a captioner's does); `slow_less_mean` is the score less
+    its mean over some photos drawn once for all.
+    """
+    captions = list(dict.fromkeys(graded.captions))
+    place = {text: row for row, text in enumerate(captions)}
+    rows = np.array([place[text] for text in graded.captions])
+    logger.info("expert grades: %d pairs", len(rows))
+    fast = fast_scores(encoder, Gallery(test.pixels, tuple(captions), np.zeros(len(captions), np.int64)))[
+        rows, graded.items
+    ]
+    slow = slow_of(scorer, graded.captions, graded.items[:, None], caches)[:, 0]
+    drawn = np.sort(np.random.default_rng(0).permutation(len(caches))[:COMPARED])
+    means = slow_of(scorer, captions, np.tile(drawn, (len(captions), 1)), caches).mean(1)
+    by_floor = (floor.texts(graded.captions) * floor.pictures(pooled(encoder, test.pixels))[graded.items]).sum(1)
+    scored = {"fast": fast, "slow": slow, "fused": slow + beta * fast, "slow_less_mean": slow - means[rows]}
+    return {
+        "pairs": len(rows),
+        "left_out": graded.left_out,
+        **{name: spearman(one, graded.grades) for name, one in (scored | {"floor": by_floor}).items()},
+    }
+
+
+def _elsewhere(encoder: Any, floor: Floor, pattern: str) -> dict[str, Any]:
+    """Recall on other captioned pictures or clips, all captions asked."""
+    shown = read_captioned((pattern,), encoder.pixels, frames=FRAMES).all_texts()
+    logger.info("%s: %d items, %d captions", pattern, len(shown.pixels), len(shown.captions))
+    fast = at(ranks(fast_scores(encoder, shown), shown.targets))
+    return {"items": len(shown.pixels), "fast": fast, "floor": at(floor_ranks(floor, encoder, shown))}
+
+
+def _as_wanted(folder: Path, split: Any, shown: Photos, encoder: Any, scorer: Any) -> torch.Tensor:
+    """The photos of a split as the scorer wants them."""
+    if scorer.pixels == encoder.pixels:
+        return shown.pixels
+    other = read_split(folder, split, scorer.pixels)
+    if other.keys != shown.keys:
+        raise InputError(f"{split}: the encoder and the scorer do not read the same photos; use checkpoints that do")
+    return other.pixels
+
+
+def _model(path: str) -> dict[str, Any]:
+    """What is kept of a checkpoint: its config and how it was trained."""
+    record = resolve(EncoderConfig(path=path)) / "training.json"
+    if not record.is_file():
+        raise ModelError(f"{path}: expected a checkpoint trained here, with training.json; found none")
+    read = json.loads(record.read_text(encoding="utf-8"))
+    kept = ("config", "seed", "steps", "best_step", "seconds", "device", "versions", "metrics", "parameters")
+    return {"name": read["config"]["name"], **records.without_folders({key: read[key] for key in kept})}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    return round(value, 4) if isinstance(value, float) else value
