@@ -39,6 +39,7 @@ setup(
         "pyyaml>=6",
         "rich>=14",
         "safetensors>=0.5",
+        "scipy",
         "sentencepiece>=0.2",  # the original SigLIP tokenizers
         "simplejpeg>=1.8",
         "tenacity>=9",

@@ -29,7 +29,7 @@ COMMON = (
     "data.flip=true",
     "data.colour_jitter=0.0",
     "optimizer.vision_lr_factor=0",
-    "precision=bfloat16",
+    "precision=auto",
 )
 """The same in all trainings, so that one file of features serves them; it is that of configs/train/flickr8k-*-cpu."""
 
