@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from encoders.backbones import build_backbone
 from encoders.layers import Block, ConvGrid
+from encoders.top_layers import before_top, through_top
 from schemas.errors import ModelError
 
 FRAMES_AT_ONCE = 4
@@ -20,7 +21,7 @@ FRAMES_AT_ONCE = 4
 
 
 class VisualTower(nn.Module):
-    """Pixels, or cached features of the backbone, to tokens."""
+    """Pixels, or what the frozen part of the backbone made of them, to tokens."""
 
     def __init__(self, config: Any) -> None:
         """Builds it untrained.
@@ -32,6 +33,7 @@ class VisualTower(nn.Module):
         width = config.visual_width
         self.backbone = build_vision(config)
         self.backbone_layers, self.side = tuple(config.vision_layers), config.vision_side
+        self.top = config.vision_top
         standardise = config.visual_norm == "batch"
         self.standardise = nn.BatchNorm1d(config.backbone_width, affine=False) if standardise else None
         self.dropout = nn.Dropout1d(config.visual_dropout)
@@ -42,8 +44,8 @@ class VisualTower(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the backbone makes of frames (B, 3, H, W): (B, V, C_backbone)."""
-        return grid_features(self.backbone, pixels, self.backbone_layers)
+        """What the frozen part of the backbone makes of frames (B, 3, H, W): (B, V, C_backbone), or before the top."""
+        return grid_features(self.backbone, pixels, self.backbone_layers, self.top)
 
     def forward(self, visual: torch.Tensor) -> torch.Tensor:
         """Tokens (B, V, C) of pixels (B, F, 3, H, W) or of backbone features (B, F, V/F, C_backbone)."""
@@ -53,6 +55,8 @@ class VisualTower(nn.Module):
         """Features of the backbone (B, F, V/F, C_backbone), on one scale and partly hidden where the config says so."""
         items, frames = visual.shape[:2]
         features = self.features(visual.flatten(0, 1)) if visual.ndim == 5 else visual.flatten(0, 1)
+        if self.top:
+            features = through_top(self.backbone, features, self.top, self.backbone_layers)
         features = averaged(features, self.side)
         if self.standardise is not None:
             features = self.standardise(features.flatten(0, 1)).view_as(features)
@@ -90,12 +94,13 @@ def build_vision(config: Any) -> nn.Module:
     return ConvGrid(config.image_size, config.grid, config.backbone_width)
 
 
-def grid_features(backbone: nn.Module, pixels: torch.Tensor, layers: Sequence[int] = ()) -> torch.Tensor:
+def grid_features(backbone: nn.Module, pixels: torch.Tensor, layers: Sequence[int] = (), top: int = 0) -> torch.Tensor:
     """Tokens (B, V, C) that a vision backbone, one of patches or a convolutional one, makes of frames (B, 3, H, W).
 
     Args:
       backbone: a Hugging Face one, or the convolutional grid, which has no use for `layers`.
       layers: hidden states whose channels join those of the last one; larger maps are averaged to its cells.
+      top: last layers that are left out; the tokens are what `through_top` wants.
 
     Raises:
       ModelError: the backbone has fewer layers.
@@ -105,8 +110,10 @@ def grid_features(backbone: nn.Module, pixels: torch.Tensor, layers: Sequence[in
         return grid
     if pixels.device.type == "cpu":
         if len(pixels) > FRAMES_AT_ONCE and not torch.is_grad_enabled():
-            return torch.cat([grid_features(backbone, some, layers) for some in torch.split(pixels, FRAMES_AT_ONCE)])
+            return torch.cat([grid_features(backbone, some, layers, top) for some in pixels.split(FRAMES_AT_ONCE)])  # type: ignore[no-untyped-call]
         pixels = pixels.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest on there
+    if top:
+        return before_top(backbone, pixels, top, layers)
     found = backbone(pixel_values=pixels, output_hidden_states=bool(layers))
     hidden = found.hidden_states if layers else ()
     if layers and max(layers) >= len(hidden):

@@ -133,6 +133,9 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _cached_means_frozen(self) -> Self:
         cached = isinstance(self.data, ShardData) and self.data.cached_views > 0
-        if cached and (self.model.vision is None or self.optimizer.vision_lr_factor != 0):
-            raise ValueError("data.cached_views needs a model.vision and optimizer.vision_lr_factor 0 (frozen)")
+        learns = self.optimizer.vision_lr_factor != 0
+        if cached and (self.model.vision is None or (learns and not self.model.vision_top)):
+            raise ValueError(
+                "data.cached_views needs a model.vision, and optimizer.vision_lr_factor 0 (frozen) or model.vision_top"
+            )
         return self

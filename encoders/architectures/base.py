@@ -26,6 +26,7 @@ class RetrievalConfig(PreTrainedConfig):
       text_config: of a BERT-like text encoder (with its model_type).
       vision_layers: hidden states of the vision backbone whose channels join those of its last one: what earlier
         layers see (colours, textures, parts) is lost in the last one of a frozen classifier.
+      vision_top: last layers of the vision backbone that learn, above a frozen rest; 0: all of it learns, or none.
       vision_side: cells a side that the backbone's maps are averaged to; 1: one token a frame, 0: as they are.
       image_size: pixels a side of the input.
       grid: tokens a side of the convolutional grid.
@@ -58,6 +59,7 @@ class RetrievalConfig(PreTrainedConfig):
     vision_config: dict[str, Any] | None = None
     text_config: dict[str, Any] | None = None
     vision_layers: list[int] | tuple[int, ...] = ()
+    vision_top: int = 0
     vision_side: int = 0
     image_size: int = 64
     grid: int = 4
@@ -103,8 +105,8 @@ class Stage:
 class RetrievalModel(PreTrainedModel):
     """A network with a fast side (vectors) and a slow side (scores of pairs).
 
-    `visual` is everywhere either normalised pixels, float (B, F, 3, H, W), or what the frozen vision backbone made of
-    them, float (B, F, V, C_backbone).
+    `visual` is everywhere either normalised pixels, float (B, F, 3, H, W), or what the frozen vision backbone, or the
+    frozen part of it, made of them, float (B, F, V, C_backbone).
     """
 
     config_class = RetrievalConfig

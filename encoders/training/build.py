@@ -18,6 +18,7 @@ from encoders.base import PixelSpec
 from encoders.model_files import read_json
 from encoders.pixels import HALF, read_spec
 from encoders.sources import resolve
+from encoders.top_layers import learnt
 from encoders.towers import averaged, grid_features
 from schemas.architectures import FastSlowSettings, Settings
 from schemas.configs import EncoderConfig
@@ -32,7 +33,7 @@ class Built:
     """Everything of a model before training.
 
     Attributes:
-      factors: learning-rate factor by submodule, for those that come with weights.
+      factors: learning-rate factor by submodule, for those that come with weights; parts before their whole.
     """
 
     model: RetrievalModel
@@ -84,13 +85,16 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
             **told,
         )
     )
-    factors = {}
+    factors: dict[str, float] = {}
     loaded = (("vision", vision, config.optimizer.vision_lr_factor), ("text", text, config.optimizer.text_lr_factor))
     for kind, backbone, factor in loaded:
         for name in model.BACKBONES[kind]:
             if backbone:
-                model.get_submodule(name).load_state_dict(backbone[1])
-                factors[name] = factor
+                tower = model.get_submodule(name)
+                tower.load_state_dict(backbone[1])
+                top = learnt(tower, settings.vision_top) if kind == "vision" and settings.vision_top else []
+                factors |= {f"{name}.{part}": factor for part in top}
+                factors[name] = 0.0 if top else factor
             elif kind == "text":
                 start_small_text(model.get_submodule(name), std=settings.position_std)
     model.backbones_loaded()

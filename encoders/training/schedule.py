@@ -30,7 +30,8 @@ def parameter_groups(model: nn.Module, config: Optimizer, *, factors: dict[str, 
     and need no gradient afterwards.
 
     Args:
-      factors: learning-rate factor by the name of a submodule, for those that were not trained from nothing.
+      factors: learning-rate factor by the name of a submodule, for those that were not trained from nothing; the
+        first name that fits counts.
     """
     embeddings = {
         id(weight) for module in model.modules() if isinstance(module, nn.Embedding) for weight in module.parameters()

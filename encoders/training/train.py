@@ -80,7 +80,7 @@ def train(
                         data=data,
                         views=data.cached_views if part == "train" else 1,
                     ),
-                    config.model.vision_side,
+                    0 if config.model.vision_top else config.model.vision_side,
                 )
             )
     if (
@@ -154,6 +154,7 @@ def features_digest(config: TrainConfig, built: Built, data_digest: str) -> str:
             "precision": config.precision,
             "pixels": repr(built.spec),
             "layers": list(config.model.vision_layers),
+            "top": config.model.vision_top,
             "weights": weights.hexdigest(),
         }
     )

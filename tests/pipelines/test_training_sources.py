@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.training_job import read_config, run
 from pipelines.training_sources import SceneSource, ShardSource, caption_of, demo_captions
 from schemas.configs import find, load
-from schemas.errors import InputError
+from schemas.errors import ConfigError, InputError
 from schemas.training import TrainConfig
 
 
@@ -264,3 +264,26 @@ def test_caching_what_is_not_frozen_is_refused():
 
     with pytest.raises(ConfigError, match="vision_lr_factor 0"):
         read_config("flickr8k-loopitr", shards=[], validation_shards=[], settings=["data.cached_views=1"])
+
+
+def test_the_last_layers_of_a_backbone_learn_on_what_the_first_ones_made_once(maps, tiny_model, tmp_path):
+    from safetensors.torch import load_file
+
+    from pipelines.training_job import run
+
+    shards_config(tmp_path)
+    small = [f"model.vision={maps}", f"model.text={tiny_model('bert')}", "model.image_size=64", "batch_size=4"]
+    small += ["model.vision_layers=[6, 14]", "model.visual_width=32", "model.visual_heads=2", "model.fusion_heads=4"]
+    small += ["model.head_hidden=16", "model.text_layers=[0]", "data.cached_views=2", "data.feature_folder=null"]
+    small += ["steps=2", "validation.every=2", "workers=0", "precision=float32"]
+    files = {"shards": [str(tmp_path / "train.tar")], "validation_shards": [str(tmp_path / "held.tar")]}
+    frozen, tuned = tmp_path / "frozen", tmp_path / "tuned"
+    run("flickr8k-loopitr-cpu", out=str(frozen), settings=small, device="cpu", **files)
+    more = ["model.vision_top=2", "optimizer.vision_lr_factor=0.5", f"initial={frozen}"]
+    run("flickr8k-loopitr-cpu", out=str(tuned), settings=[*small, *more], device="cpu", **files)
+    before, after = (load_file(folder / "model.safetensors") for folder in (frozen, tuned))
+    moved = {name for name in before if name.startswith("vision.backbone.") and (before[name] != after[name]).any()}
+    assert moved
+    assert all(name.split(".")[2:4] in (["layer", "14"], ["layer", "15"]) or "conv_1x1" in name for name in moved)
+    with pytest.raises(ConfigError, match="frozen\\) or model.vision_top"):
+        run("flickr8k-loopitr-cpu", out=str(tuned), settings=[*small, "optimizer.vision_lr_factor=0.5"], **files)
