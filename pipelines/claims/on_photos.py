@@ -51,12 +51,14 @@ def _cooperative(*settings: str) -> Training:
 
 
 def _levels(*settings: str) -> Training:
-    return Training("flickr8k-hivlp", 400, settings)
+    return Training("flickr8k-hivlp", 300, ("batch_size=512", *settings))
 
 
 def _joint(*settings: str) -> Training:
-    small = ("batch_size=128", "model.visual_dropout=0.4", "model.fusion_layers=1", "model.max_words=24")
-    return Training("flickr8k-loopitr", 400, (*small, *settings))
+    both = (stage("joint"), "batch_size=128", "model.vision_side=0", "model.visual_width=128", "model.fusion_dropout=0.2")
+    few = ("losses.match_rows=24", "losses.masked_words=0", "losses.distillation_start=0.4", "optimizer.lr=1e-3")
+    looked = ("validation.depth=20", "validation.best=sum_r1")
+    return Training("flickr8k-loopitr-cpu", 240, (*both, *few, *looked, *settings))
 
 
 TRAININGS: dict[str, Training] = {
@@ -74,7 +76,7 @@ TRAININGS: dict[str, Training] = {
     "rr-join": _cooperative(),
     "rr-sep": _cooperative("model.share=none"),
     "hv-joint": _levels(),
-    "hv-alone": _levels("model.dims=[256]"),
+    "hv-alone": _levels("model.dims=[512]"),
     "lp-base": _joint("losses.distillation=0"),
     "lp-distilled": _joint(),
     "lp-m1": _joint("losses.distillation=0", "losses.negatives=1"),
@@ -93,7 +95,7 @@ SIDES = {
         ("fs-coarse", "their mean"),
         "the finest map of a frozen backbone against one cell; the scenes' model has finer maps of its own",
     ),
-    "HV4": Sides(("hv-joint", "64 and 256 jointly"), ("hv-alone", "256 alone")),
+    "HV4": Sides(("hv-joint", "32, 128 and 512 jointly"), ("hv-alone", "512 alone")),
 }
 
 
