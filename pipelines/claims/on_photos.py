@@ -55,10 +55,10 @@ def _levels(*settings: str) -> Training:
 
 
 def _joint(*settings: str) -> Training:
-    both = (stage("joint"), "batch_size=128", "model.vision_side=0", "model.visual_width=128", "model.fusion_dropout=0.2")
-    few = ("losses.match_rows=24", "losses.masked_words=0", "losses.distillation_start=0.4", "optimizer.lr=1e-3")
-    looked = ("validation.depth=20", "validation.best=sum_r1")
-    return Training("flickr8k-loopitr-cpu", 240, (*both, *few, *looked, *settings))
+    shape = ("model.vision_side=0", "model.visual_width=128", "model.fusion_dropout=0.2")
+    few = ("batch_size=128", "losses.match_rows=24", "losses.masked_words=0", "losses.distillation_start=0.4")
+    both = (stage("joint"), "optimizer.lr=1e-3", "validation.depth=20", "validation.best=sum_r1")
+    return Training("flickr8k-loopitr-cpu", 240, (*shape, *few, *both, *settings))
 
 
 TRAININGS: dict[str, Training] = {
