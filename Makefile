@@ -22,6 +22,9 @@ WHERE := $(if $(RUNNER),--runner $(RUNNER)) $(if $(strip $(BEAM_OPTIONS)),-- $(B
 OPTIONS := --root $(ROOT) $(if $(SHARDS),--shards '$(SHARDS)') $(if $(QUERIES),--queries $(QUERIES)) \
 	$(if $(ENCODER),--encoder $(ENCODER)) $(if $(SCORER),--scorer $(SCORER)) $(ARGS)
 
+# uv leaves compiling to the first import; where that may not be kept, every process compiles torch and Beam again
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help index flink-up flink-down search test test-slow check format claims bench lock wheel clean
 

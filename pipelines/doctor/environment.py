@@ -1,11 +1,14 @@
 """Python and packages: versions as fastslow asks for, and what a stage needs loads together in a fresh process."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from importlib.util import cache_from_source, find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from packaging.requirements import Requirement
@@ -80,6 +83,23 @@ def _problem(asked: Requirement) -> str | None:
     if not asked.specifier.contains(have, prereleases=True):
         return f"{asked.name} is {have}, expected {asked.specifier}"
     return None
+
+
+def compiled(module: str = "torch") -> Finding:
+    """Whether a large module's bytecode is there, or will be after the first process that loads it."""
+    spec = find_spec(module)
+    source = Path(spec.origin) if spec is not None and spec.origin else None
+    if source is None or Path(cache_from_source(str(source))).is_file():
+        return ok("compiled", "bytecode of packages is there")
+    remedy = f"python -m compileall -q {shlex.quote(str(source.parent.parent))}"
+    if sys.dont_write_bytecode:
+        found = (
+            "PYTHONDONTWRITEBYTECODE: every process compiles its packages again, which takes longer than loading them"
+        )
+        return warning("compiled", found, f"unset it, or {remedy}")
+    if not os.access(source.parent, os.W_OK):
+        return warning("compiled", f"{source.parent} cannot be written: every process compiles it again", remedy)
+    return ok("compiled", "bytecode of packages is written as they are first loaded")
 
 
 def loaded(stage: str, modules: Sequence[str]) -> Loaded:

@@ -70,7 +70,16 @@ def run(name: str | None, beam_args: Sequence[str] | None = None, *, root: str, 
         loads = [future.result() for future in loading]
     torch = next((one.torch for one in loads if one.torch), None)
     gpu = _guarded("gpu", lambda: [accelerator.look(torch)] if torch else [])
-    return Report((environment.python(), environment.packages(), *(one.finding for one in loads), *gpu, *findings))
+    return Report(
+        (
+            environment.python(),
+            environment.packages(),
+            environment.compiled(),
+            *(one.finding for one in loads),
+            *gpu,
+            *findings,
+        )
+    )
 
 
 Look = Callable[[], Iterable[Finding]]

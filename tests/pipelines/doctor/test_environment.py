@@ -1,6 +1,8 @@
 """Versions are held against what an installed distribution asks for; what does not load says which module, and why."""
 
+import compileall
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,18 @@ def test_what_we_ask_for_is_understood():
     assert found.state in ("ok", "error")
     assert "numpy" not in found.found
     assert environment.python().state == "ok"
+
+
+@pytest.mark.parametrize(("kept", "state"), [(True, "ok"), (False, "warning")])
+def test_bytecode_that_is_not_kept_is_told_until_it_is_there(tmp_path, monkeypatch, kept, state):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", not kept)
+    package = tmp_path / "toy_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    assert environment.compiled("toy_package").state == state
+    assert compileall.compile_dir(package, quiet=2)
+    assert environment.compiled("toy_package").state == "ok"
 
 
 def test_modules_that_load_are_named():

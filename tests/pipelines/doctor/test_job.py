@@ -13,7 +13,7 @@ from pipelines.jobs import resolve_job
 from pipelines.prepare import job as prepare
 from schemas.errors import FastslowError
 
-OF_THE_MACHINE = {"packages", "gpu", "cores", "memory", "temp", "disk"}
+OF_THE_MACHINE = {"compiled", "packages", "gpu", "cores", "memory", "temp", "disk"}
 """Checks whose outcome is not ours to say here."""
 
 
