@@ -6,12 +6,14 @@ import logging
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from encoders.sources import resolve
 from encoders.training.batches import FeatureSource, Source
@@ -19,6 +21,7 @@ from encoders.training.build import Built, build, preprocessor_config
 from encoders.training.features import cached_features, on_grid
 from encoders.training.loop import Listener, Progress, accelerator_of, best_weights, fit
 from encoders.training.memo import TextMemo
+from encoders.training.stages import phases
 from encoders.training.validate import Recall, validate
 from schemas.configs import EncoderConfig
 from schemas.digests import digest_file, digest_value
@@ -86,10 +89,11 @@ def train(
     if (
         isinstance(source, FeatureSource)
         and built.model.TEXT_ALONE
+        and any(phase.stage.fast for phase in phases(config, built.model.STAGES))
         and config.model.text
         and config.optimizer.text_lr_factor == 0
     ):
-        remember_texts(built, config, source, accelerator)
+        remember_texts(built, config, source, accelerator, folder / "features")
     progress = fit(
         built,
         config,
@@ -118,10 +122,14 @@ def train(
     return record
 
 
-def remember_texts(built: Built, config: TrainConfig, source: FeatureSource, accelerator: Accelerator) -> None:
-    """Reads all captions once with the frozen text tower, in eval mode."""
+def remember_texts(
+    built: Built, config: TrainConfig, source: FeatureSource, accelerator: Accelerator, folder: Path
+) -> None:
+    """Reads all captions once with the frozen text tower, in eval mode; what it makes is kept as features are."""
     model = built.model.to(accelerator.device)
     model.train(False)
+    shared = config.data.feature_folder if isinstance(config.data, ShardData) else None
+    name = texts_digest(config, built, source.texts())[:16]
     with torch.no_grad(), accelerator.autocast():
         memo = TextMemo(
             model.text_states,
@@ -129,6 +137,7 @@ def remember_texts(built: Built, config: TrainConfig, source: FeatureSource, acc
             source.texts(),
             max_words=config.model.max_words,
             device=accelerator.device,
+            path=(Path(shared) if shared else folder) / f"texts-{name}.npy",
         )
     model.text_memo = memo
 
@@ -143,10 +152,6 @@ def run_digest(config: TrainConfig, data_digest: str) -> str:
 
 def features_digest(config: TrainConfig, built: Built, data_digest: str) -> str:
     """Names the features of a frozen backbone, so that a run with other settings above it finds them again."""
-    weights = hashlib.sha256()
-    for name, tensor in built.model.get_submodule(built.model.BACKBONES["vision"][0]).state_dict().items():
-        weights.update(name.encode())
-        weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest_value(
         {
             "data": data_digest,
@@ -155,9 +160,31 @@ def features_digest(config: TrainConfig, built: Built, data_digest: str) -> str:
             "pixels": repr(built.spec),
             "layers": list(config.model.vision_layers),
             "top": config.model.vision_top,
-            "weights": weights.hexdigest(),
+            "weights": weights_digest(built.model.get_submodule(built.model.BACKBONES["vision"][0])),
         }
     )
+
+
+def texts_digest(config: TrainConfig, built: Built, texts: Sequence[str]) -> str:
+    """Names what a frozen text tower makes of captions."""
+    return digest_value(
+        {
+            "texts": sorted(set(texts)),
+            "max_words": config.model.max_words,
+            "precision": config.precision,
+            "layers": list(config.model.text_layers),
+            "weights": weights_digest(built.model.get_submodule(built.model.BACKBONES["text"][0])),
+        }
+    )
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of names and values of all weights."""
+    found = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def finished(out: Path, digest: str) -> dict[str, Any] | None:

@@ -1,16 +1,19 @@
 """Remembered states equal those read anew, whatever the padding; strangers are not made up."""
 
+import pytest
 import torch
 
 from encoders.training.batches import tokenise
 from encoders.training.build import word_tokenizer
 from encoders.training.memo import TextMemo
+from schemas.errors import ModelError
 
 CPU = torch.device("cpu")
 TEXTS = ["a red circle", "a blue square left of a red circle", "a circle", "a red circle"]
 
 
-def test_remembered_states_equal_those_read_anew_and_strangers_are_not_found():
+@pytest.mark.parametrize("kept", [False, True])
+def test_remembered_states_equal_those_read_anew_and_strangers_are_not_found(tmp_path, kept):
     tokenizer = word_tokenizer(["a", "red", "blue", "circle", "square", "left", "of"], max_words=12)
     table = torch.randn(len(tokenizer), 5, generator=torch.Generator().manual_seed(0)).half().float()
     read = []
@@ -19,8 +22,15 @@ def test_remembered_states_equal_those_read_anew_and_strangers_are_not_found():
         read.append(len(ids))
         return table[ids] * mask[:, :, None]
 
-    memo = TextMemo(states, tokenizer, TEXTS, max_words=12, device=CPU, batch_size=2)
+    path = tmp_path / "texts.npy"
+    memo = TextMemo(states, tokenizer, TEXTS, max_words=12, device=CPU, batch_size=2, path=path if kept else None)
     assert sum(read) == 3  # one is there twice
+    if kept:
+        memo = TextMemo(states, tokenizer, TEXTS, max_words=12, device=CPU, batch_size=2, path=path)
+        assert sum(read) == 3  # taken from the file
+        with pytest.raises(ModelError, match="expected the states of 4 tokens, got 19"):
+            TextMemo(states, tokenizer, TEXTS[2:3], max_words=12, device=CPU, path=path)
+        assert [one.name for one in tmp_path.glob("*.npy")] == ["texts.npy"]
     for chosen in ([1, 0], [0], [3, 2, 1]):
         ids, mask = tokenise(tokenizer, [TEXTS[i] for i in chosen], max_words=12, device=CPU)
         found = memo.find(ids, mask)

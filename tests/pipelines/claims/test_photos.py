@@ -140,7 +140,7 @@ def test_claims_are_decided_on_photos(ran):
 
 def test_the_features_of_the_photos_are_computed_once_for_all_trainings(ran):
     names = sorted(path.name.split("-")[0] for path in (ran[1] / "features").glob("*.npy"))
-    assert names == ["train", "validation"]
+    assert names == ["texts", "texts", "train", "validation"]  # captions as their last layer, and as two
 
 
 def test_records_name_no_folder_of_this_machine(ran, folder, backbones):
