@@ -67,11 +67,12 @@ search: $(STAMP)  ## ask the published index: make search Q='a red circle left o
 
 # three processes for two cores: one of them waits for Flink much of its time
 test: $(STAMP)  ## lint, types and the default tests
-	@$(MAKE) --no-print-directory check
-	@$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'
+	@$(MAKE) --no-print-directory check > $(VENV)/check.log 2>&1 & check=$$!; \
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'; tests=$$?; \
+	wait $$check; check=$$?; cat $(VENV)/check.log; exit $$((tests || check))
 
 test-slow: $(STAMP)  ## the slow tests
-	@$(VENV)/bin/python -m pytest -m 'slow and not gpu'
+	@$(VENV)/bin/python -m pytest -m 'slow and not gpu' --hypothesis-profile=default
 
 check: $(STAMP)  ## ruff and mypy
 	@$(VENV)/bin/ruff format --check --quiet . && $(VENV)/bin/ruff check --quiet .

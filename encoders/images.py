@@ -30,7 +30,8 @@ _READERS: dict[ImageKind, type[ImageFile.ImageFile]] = {
 
 MAX_EXACT_PIXELS = 4_000_000
 """Above this even exact mode resizes only what survives the crop: a picture of 1 x 20,000 pixels whose shorter edge
-becomes 224 would need 3 GB otherwise. The two ways differ by one grey level at most (tests/encoders/test_images.py)."""
+becomes 224 would need 3 GB otherwise. Both passes round, so the two ways differ by up to two grey levels
+(tests/encoders/test_images.py)."""
 
 _ORIENTATION_TAG = 0x0112  # EXIF 2.32, section 4.6.4
 _TURNS = {

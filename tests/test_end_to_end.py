@@ -101,6 +101,7 @@ def test_the_metrics_say_what_the_summary_says(built):
         assert told[f"fastslow_query_recall_ratio text_to_image 5 {side}"] == expected
 
 
+@pytest.mark.slow
 def test_a_refused_night_and_one_without_news(built, tmp_path):
     root, _ = built
     shutil.copytree(root, tmp_path / "build")

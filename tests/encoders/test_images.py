@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFilter
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -74,14 +74,16 @@ def test_exact_mode_equals_hugging_faces_squash(width, height):
 
 @settings(max_examples=60, deadline=None)
 @given(sides, sides, st.sampled_from(["nearest", "box", "bilinear", "bicubic", "lanczos"]))
-def test_resizing_only_what_survives_the_crop_changes_a_grey_level_at_most(width, height, resample):
+@example(54, 31, "bicubic")
+def test_resizing_only_what_survives_the_crop_changes_two_grey_levels_at_most(width, height, resample):
     spec = PixelSpec(30, 28, "crop", 32, resample, (0, 0, 0), (1, 1, 1))
     image = photo(width, height)
     whole, part = fit(image, spec, scaling="exact"), fit(image, spec, scaling="fast")
     if resample in ("nearest", "box"):  # a half-way point may fall to either side; few do
         assert np.mean(whole != part) < 0.2
     else:
-        assert np.abs(whole.astype(int) - part).max() <= 1
+        # half a level of the first pass, times weights of less than 1.5 in absolute sum, and half of the second
+        assert np.abs(whole.astype(int) - part).max() <= 2
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (1201, 333), (65, 1000), (20, 20)])

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from encoders.losses import cosines, info_nce
@@ -14,6 +15,7 @@ REPO = Path(__file__).resolve().parents[3]
 
 PROCESS = """
 import sys
+import pytest
 import torch
 from torch import distributed
 from encoders.losses import cosines, info_nce
@@ -42,6 +44,7 @@ def test_alone_it_is_the_rows_themselves():
     assert gather(rows) is rows
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path):
     torch.manual_seed(0)
     data = {

@@ -211,6 +211,7 @@ def test_options_that_do_not_fit_are_one_clear_error(options, message, tmp_path)
     assert message in str(done.exception)
 
 
+@pytest.mark.slow
 def test_contests_train_once_and_compare(tmp_path):
     small = ("batch_size=4", "data.curriculum=[{from_step: 0, objects: 1}]", "data.video_share=0")
     few = ("data.validation_images=4", "data.validation_videos=0", "model.image_size=32", "model.grid=2")

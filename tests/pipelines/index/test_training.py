@@ -54,7 +54,7 @@ def test_two_steps_lose_little_against_k_means_over_all():
     assert theirs - ours < 0.1 * (theirs - drawn)
 
 
-@pytest.mark.parametrize("key", ["IVF1024,Flat", "OPQ4_16,IVF1024_HNSW8,PQ4x4"])
+@pytest.mark.parametrize("key", ["IVF1024,Flat", pytest.param("OPQ4_16,IVF1024_HNSW8,PQ4x4", marks=pytest.mark.slow)])
 def test_the_same_bytes_on_one_thread_and_two(key):
     vectors, found = clustered(12_000), []
     for count in (1, 2):

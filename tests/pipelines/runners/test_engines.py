@@ -62,6 +62,7 @@ def test_every_bundle_run_twice(local, shards, tmp_path):
     assert files(tmp_path) == local
 
 
+@pytest.mark.slow
 def test_two_processes(local, shards, tmp_path, caplog):
     preset = tmp_path / "two.yaml"
     preset.write_text("processes: 2\n")
