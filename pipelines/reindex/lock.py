@@ -42,7 +42,11 @@ def locked(layout: Layout, purpose: str) -> Iterator[None]:
     """
     conditional.refuse_unconditional(layout)
     url, mine = layout.lock(), uuid.uuid4().hex
-    tag = _take(url, mine, purpose, layout.dataset)
+    try:
+        tag = _take(url, mine, purpose, layout.dataset)
+    except KeyboardInterrupt:  # the file may be there already
+        _let_go(url, mine)
+        raise
     stop = threading.Event()
     beating = threading.Thread(target=_beat, args=(url, mine, tag, purpose, stop), daemon=True)
     beating.start()
