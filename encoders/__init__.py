@@ -13,7 +13,10 @@ decoding       bytes -> frames, by content; images -> one, videos -> several
 images         bytes -> RGB array
 videos         bytes -> sampled RGB frames with their times
 backbones      Hugging Face backbones as parts of our architectures
-layers, losses, negatives    small pieces the architectures are made of
+towers, single_stream, fusion    large pieces the architectures are made of
+layers, pooling, losses, negatives    small ones
+top_layers     the last layers of a backbone apart, so that they alone can learn
+folding        batch norms folded into convolutions where nothing learns
 hf/            adapters over Hugging Face models
 architectures/ the systems of the papers
 training/      the loop

@@ -66,8 +66,11 @@ class SingleStream(nn.Module):
                 raise ModelError(f"single stream: expected a BERT-like text encoder, got {kind}, which has no {part}")
         width = int(self.text.config.hidden_size)
         self.width, self.cls_token_id = width, int(config.cls_token_id)
-        if config.vision_top:
-            raise ModelError("single stream: vision_top: its backbone learns whole or not at all; use 0")
+        unused = {"vision_top": 0, "visual_pool": "attention", "text_layers": [], "text_norm": "none", "head_hidden": 0}
+        for name, usual in unused.items():
+            given = getattr(config, name)
+            if (list(given) if isinstance(given, tuple) else given) != usual:
+                raise ModelError(f"single stream: {name}: has no such part, expected {usual!r}, got {given!r}")
         self.vision = build_vision(config)
         self.vision_layers, self.side = tuple(config.vision_layers), config.vision_side
         self.visual_dropout = nn.Dropout1d(config.visual_dropout)

@@ -110,7 +110,8 @@ def grid_features(backbone: nn.Module, pixels: torch.Tensor, layers: Sequence[in
         return grid
     if pixels.device.type == "cpu":
         if len(pixels) > FRAMES_AT_ONCE and not torch.is_grad_enabled():
-            return torch.cat([grid_features(backbone, some, layers, top) for some in pixels.split(FRAMES_AT_ONCE)])  # type: ignore[no-untyped-call]
+            parts = torch.split(pixels, FRAMES_AT_ONCE)
+            return torch.cat([grid_features(backbone, part, layers, top) for part in parts])
         pixels = pixels.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest on there
     if top:
         return before_top(backbone, pixels, top, layers)

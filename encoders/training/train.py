@@ -70,7 +70,7 @@ def train(
     data = config.data
     if isinstance(source, FeatureSource) and isinstance(data, ShardData) and data.cached_views:
         built.model.to(accelerator.device)
-        name = features_digest(config, built, source.digest)[:16]
+        name = features_digest(config, built, source.digest, accelerator.mixed_precision)[:16]
         kept = Path(data.feature_folder) if data.feature_folder else folder / "features"
         with accelerator.autocast():
             source.use_features(
@@ -129,7 +129,7 @@ def remember_texts(
     model = built.model.to(accelerator.device)
     model.train(False)
     shared = config.data.feature_folder if isinstance(config.data, ShardData) else None
-    name = texts_digest(config, built, source.texts())[:16]
+    name = texts_digest(config, built, source.texts(), accelerator.mixed_precision)[:16]
     with torch.no_grad(), accelerator.autocast():
         memo = TextMemo(
             model.text_states,
@@ -150,13 +150,17 @@ def run_digest(config: TrainConfig, data_digest: str) -> str:
     return digest_value(parts)
 
 
-def features_digest(config: TrainConfig, built: Built, data_digest: str) -> str:
-    """Names the features of a frozen backbone, so that a run with other settings above it finds them again."""
+def features_digest(config: TrainConfig, built: Built, data_digest: str, precision: str) -> str:
+    """Names the features of a frozen backbone, so that a run with other settings above it finds them again.
+
+    Args:
+      precision: what "auto" means on this machine; another may share the folder.
+    """
     return digest_value(
         {
             "data": data_digest,
             "views": config.data.model_dump(mode="json", exclude={"train", "validation", "rankings", "feature_folder"}),
-            "precision": config.precision,
+            "precision": precision,
             "pixels": repr(built.spec),
             "layers": list(config.model.vision_layers),
             "top": config.model.vision_top,
@@ -165,13 +169,13 @@ def features_digest(config: TrainConfig, built: Built, data_digest: str) -> str:
     )
 
 
-def texts_digest(config: TrainConfig, built: Built, texts: Sequence[str]) -> str:
-    """Names what a frozen text tower makes of captions."""
+def texts_digest(config: TrainConfig, built: Built, texts: Sequence[str], precision: str) -> str:
+    """Names what a frozen text tower makes of captions; see `features_digest`."""
     return digest_value(
         {
             "texts": sorted(set(texts)),
             "max_words": config.model.max_words,
-            "precision": config.precision,
+            "precision": precision,
             "layers": list(config.model.text_layers),
             "weights": weights_digest(built.model.get_submodule(built.model.BACKBONES["text"][0])),
         }

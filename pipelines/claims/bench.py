@@ -97,6 +97,18 @@ class Bench:
     queries: int = 32
 
 
+LOOPITR = {
+    "lp-base": ("losses.distillation=0",),
+    "lp-distilled": (),
+    "lp-m1": ("losses.distillation=0", "losses.negatives=1"),
+    "lp-m4": ("losses.distillation=0", "losses.negatives=4"),
+    "lp-random": ("losses.distillation=0", "losses.negative_choice=random"),
+    "lp-cross": ("losses.distillation=0", "losses.contrast=0"),
+    "lp-pulled": ("losses.stop_gradient=false",),
+}
+"""Settings of LoopITR's trainings by name, on either bench."""
+
+
 def stage(name: str) -> str:
     """The setting of a training that has one stage."""
     return f"stages=[{{name: {name}, from_step: 0}}]"

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from encoders.base import PixelSpec
-from pipelines.claims.bench import Bench, Sides, Size, Training, stage
+from pipelines.claims.bench import LOOPITR, Bench, Sides, Size, Training, stage
 from pipelines.claims.gallery import Gallery
 from pipelines.claims.photos import check, draw, patterns, read_split, read_test
 
@@ -77,13 +77,7 @@ TRAININGS: dict[str, Training] = {
     "rr-sep": _cooperative("model.share=none"),
     "hv-joint": _levels(),
     "hv-alone": _levels("model.dims=[512]"),
-    "lp-base": _joint("losses.distillation=0"),
-    "lp-distilled": _joint(),
-    "lp-m1": _joint("losses.distillation=0", "losses.negatives=1"),
-    "lp-m4": _joint("losses.distillation=0", "losses.negatives=4"),
-    "lp-random": _joint("losses.distillation=0", "losses.negative_choice=random"),
-    "lp-cross": _joint("losses.distillation=0", "losses.contrast=0"),
-    "lp-pulled": _joint("losses.stop_gradient=false"),
+    **{name: _joint(*settings) for name, settings in LOOPITR.items()},
 }
 """By name; each is trained once a seed."""
 

@@ -7,7 +7,7 @@ import torch
 
 from encoders.base import PixelSpec
 from pipelines.claims import gallery
-from pipelines.claims.bench import Bench, Size, Training, stage
+from pipelines.claims.bench import LOOPITR, Bench, Size, Training, stage
 from pipelines.claims.gallery import Gallery
 from pipelines.claims.papers import SYSTEMS
 
@@ -57,13 +57,7 @@ TRAININGS: dict[str, Training] = {
     "rr-sep": Training("demo-cooperative", 3600, (*SHORT, "model.share=none")),
     "hv-joint": Training("demo-hivlp", 2400, SHORT),
     "hv-alone": Training("demo-hivlp", 2400, (*SHORT, "model.dims=[32]")),
-    "lp-base": _joint("losses.distillation=0"),
-    "lp-distilled": _joint(),
-    "lp-m1": _joint("losses.distillation=0", "losses.negatives=1"),
-    "lp-m4": _joint("losses.distillation=0", "losses.negatives=4"),
-    "lp-random": _joint("losses.distillation=0", "losses.negative_choice=random"),
-    "lp-cross": _joint("losses.distillation=0", "losses.contrast=0"),
-    "lp-pulled": _joint("losses.stop_gradient=false"),
+    **{name: _joint(*settings) for name, settings in LOOPITR.items()},
 }
 """By name; each is trained once a seed."""
 

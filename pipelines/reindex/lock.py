@@ -49,12 +49,13 @@ def locked(layout: Layout, purpose: str) -> Iterator[None]:
         raise
     stop = threading.Event()
     beating = threading.Thread(target=_beat, args=(url, mine, tag, purpose, stop), daemon=True)
-    beating.start()
     try:
+        beating.start()
         yield
     finally:
         stop.set()
-        beating.join()
+        if beating.is_alive():
+            beating.join()
         _let_go(url, mine)
 
 

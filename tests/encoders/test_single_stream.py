@@ -219,3 +219,18 @@ def test_a_text_encoder_of_another_kind_is_refused():
         SingleStream(SingleStreamConfig(text_config=BERT))
     with pytest.raises(ModelError, match="text_config"):
         SingleStream(SingleStreamConfig(cls_token_id=2))
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("vision_top", 2),
+        ("visual_pool", "backbone"),
+        ("text_layers", (0, 2)),
+        ("text_norm", "batch"),
+        ("head_hidden", 8),
+    ],
+)
+def test_a_setting_of_parts_that_it_has_not_is_refused(name, given):
+    with pytest.raises(ModelError, match=f"{name}: has no such part"):
+        make("blocks", **{name: given})
