@@ -1,11 +1,13 @@
-"""The five systems side by side on the demo: quality, cost of a query, bytes, parameters, training.
+"""The five systems side by side: quality, cost of an item, of a pair and of a query, bytes, parameters, training.
 
-    python -m benchmarks.bench_systems                       all five, some minutes
+    python -m benchmarks.bench_systems                       all five on the demo, some minutes
     python -m benchmarks.bench_systems --systems loopitr     one
     python -m benchmarks.bench_systems --json benchmarks/results/systems.json --markdown docs/systems.md
+    python -m benchmarks.bench_systems --photos SHARDS --checkpoints FOLDER --json benchmarks/results/photos.json
 
 Each is the whole job (`fastslow reindex demo --encoder demo-<name>`) under a root of its own, then 50 of its queries
-asked one at a time of the published generation, with and without reranking, after one that loads the models.
+asked one at a time of the published generation, with and without reranking, after one that loads the models. With
+--photos it is Flickr8k's test split instead, by those of the checkpoints `flickr8k-<name>` that are in the folder.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,39 @@ from benchmarks.synthetic import save, surroundings
 
 SYSTEMS = ("fast-slow", "vldeformer", "cooperative", "hivlp", "loopitr")
 QUERIES = 50
+BATCH, DEPTH, ROUNDS = 32, 20, 5
+"""Items encoded at once, candidates of a query, and how often each cost is measured; the median counts."""
 
 
-def run(system: str, root: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Bench:
+    """What the systems are run on.
+
+    Attributes:
+      dataset: name of its config.
+      title: of the table.
+      options: of `fastslow reindex`, beside the encoder.
+      checkpoints: folder of `flickr8k-<system>`; None: those shipped with fastslow.
+    """
+
+    dataset: str
+    title: str
+    options: tuple[str, ...] = ()
+    checkpoints: Path | None = None
+
+    def encoder(self, system: str) -> str:
+        """The model of a system."""
+        return f"demo-{system}" if self.checkpoints is None else str(self.checkpoints / f"flickr8k-{system}")
+
+    def has(self, system: str) -> bool:
+        """Whether that is there."""
+        return self.checkpoints is None or Path(self.encoder(system), "training.json").is_file()
+
+
+DEMO = Bench("demo", "demo: 2,000 images and 240 clips; R@k text to image in percent")
+
+
+def run(system: str, root: Path, bench: Bench = DEMO) -> dict[str, Any]:
     """A row of the table."""
     from encoders.registry import resolve
     from pipelines.jobs import layout_of, resolve_encoder
@@ -36,22 +69,24 @@ def run(system: str, root: Path) -> dict[str, Any]:
     from schemas.manifests import IndexManifest, QueriesManifest, RankingsManifest
     from schemas.parquet import read_table
 
-    name = f"demo-{system}"
-    command = [sys.executable, "-m", "pipelines.cli", "--quiet", "reindex", "demo", "--json", "--encoder", name]
-    done = subprocess.run(
-        [*command, "--encoder", name, "--root", str(root)], capture_output=True, text=True, check=True
-    )
+    name = bench.encoder(system)
+    folder = resolve(resolve_encoder(name))
+    records = [json.loads(path.read_text()) for path in folder.glob("training*.json")]
+    command = [sys.executable, "-m", "pipelines.cli", "--quiet", "reindex", bench.dataset, "--json", "--encoder", name]
+    options = list(bench.options)
+    if bench.checkpoints is not None:  # no scorer and no beta of the dataset's config: those of this checkpoint
+        options += ["--scorer", name, "--set", f"rerank.beta={records[0]['fusion_beta']}"]
+    done = subprocess.run([*command, *options, "--root", str(root)], capture_output=True, text=True, check=True)
     summary = json.loads(done.stdout)
-    layout = layout_of("demo", str(root))
+    layout = layout_of(bench.dataset, str(root))
     generation = read_generation(layout)
     index = IndexManifest.read(f"{root}/{generation.index}")
     rankings = RankingsManifest.read(f"{root}/{generation.rankings}")
     queries = QueriesManifest.read(f"{root}/{generation.queries}")
-    folder = generation.queries.rpartition("/")[0]
-    texts = read_table(f"{root}/{folder}/{queries.data.name}", ["text"])["text"].to_pylist()[: QUERIES + 1]
+    asked = f"{root}/{generation.queries.rpartition('/')[0]}/{queries.data.name}"
+    texts = read_table(asked, ["text"])["text"].to_pylist()[: QUERIES + 1]
     snapshot = open_generation(layout)
     beside = index.beside_bytes if index.levels else 0
-    records = [json.loads(path.read_text()) for path in resolve(resolve_encoder(name)).glob("training*.json")]
     figures = summary["metrics"]["text_to_image"]
     return {
         "system": system,
@@ -63,7 +98,9 @@ def run(system: str, root: Path) -> dict[str, Any]:
         "fast_ms": milliseconds(snapshot, texts, rerank=False),
         "reranked_ms": milliseconds(snapshot, texts, rerank=True),
         "index_bytes_an_item": (index.size_bytes + beside) / index.rows,
+        "vector_bytes_an_item": 2 * sum(snapshot.encoder.dims.values()),
         "index": f"{index.key} {index.parameters}".strip(),
+        **unit_costs(snapshot.encoder, snapshot.scorer, texts[0]),
         "parameters": records[0]["parameters"],
         "training_minutes": sum(record["seconds"] for record in records) / 60,
         "steps": sum(record["steps"] for record in records),
@@ -81,6 +118,35 @@ def milliseconds(snapshot: Any, texts: list[str], *, rerank: bool) -> float:
     return 1000 * statistics.median(times[1:])
 
 
+def unit_costs(encoder: Any, scorer: Any, text: str) -> dict[str, float]:
+    """Milliseconds of an item's vectors and of what the slow side keeps of it, of a text's vector, and of a pair.
+
+    Pictures are noise, decoded already; items come in batches, pairs as the candidates of one text.
+    """
+    import torch
+
+    def median(work: Callable[[], object]) -> float:
+        work()
+        times = []
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - started)
+        return 1000 * statistics.median(times)
+
+    def noise(side: Any, count: int) -> torch.Tensor:
+        shape = (count, 1, side.pixels.height, side.pixels.width, 3)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    pictures, cache = noise(encoder, BATCH), scorer.visual_cache(noise(scorer, DEPTH))
+    return {
+        "item_ms": median(lambda: encoder.encode_visual(pictures)) / BATCH,
+        "cache_ms": median(lambda: scorer.visual_cache(noise(scorer, DEPTH))) / DEPTH,
+        "text_ms": median(lambda: encoder.encode_text([text])),
+        "pair_ms": median(lambda: scorer.score([text] * DEPTH, cache)) / DEPTH,
+    }
+
+
 COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "system": lambda row: row["system"],
     "fast R@1 / 5 / 10": lambda row: percent(row["fast"]),
@@ -90,6 +156,7 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ms fast": lambda row: f"{row['fast_ms']:.1f}",
     "ms reranked": lambda row: f"{row['reranked_ms']:.0f}",
     "bytes an item": lambda row: f"{row['index_bytes_an_item']:.0f}",
+    "ms an item, a pair": lambda row: f"{row['item_ms']:.1f}, {row['pair_ms']:.2f}",
     "parameters": lambda row: f"{row['parameters'] / 1e6:.1f} M",
     "training steps": lambda row: f"{row['steps']:,}",
     "minutes": lambda row: f"{row['training_minutes']:.0f}",
@@ -102,11 +169,15 @@ def percent(recalls: dict[int, float]) -> str:
     return " / ".join(f"{100 * value:.1f}" for value in recalls.values())
 
 
-def markdown(rows: list[dict[str, Any]], around: dict[str, Any]) -> str:
-    """The page of the docs."""
+def grid(rows: list[dict[str, Any]]) -> str:
+    """The table, Markdown."""
     lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
     lines += [" | ".join(cell(row) for cell in COLUMNS.values()) for row in rows]
-    table = "\n".join(f"| {line} |" for line in lines)
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def markdown(rows: list[dict[str, Any]], around: dict[str, Any]) -> str:
+    """The page of the docs."""
     machine = ", ".join(f"{name} {value}" for name, value in around.items())
     return f"""# The five systems on the demo
 
@@ -114,9 +185,10 @@ Made by `python -m benchmarks.bench_systems --markdown docs/systems.md`; do not 
 `fastslow reindex demo --encoder demo-<system>`: 2,000 pictures and 240 clips, text to image, in percent, beta fitted on
 other queries than those measured. Milliseconds are the median of {QUERIES} queries, one at a time, of the published
 generation; a reranked query decodes and encodes its candidates. Bytes are those of the index with what lies beside it.
+Milliseconds of an item are those of its vectors in batches of {BATCH}, of a pair those of the slow side alone.
 Models were trained on one thread of a 2-core CPU that did other things too; docs/training.md says how.
 
-{table}
+{grid(rows)}
 
 {machine}
 """
@@ -126,14 +198,25 @@ def main() -> None:
     """Measures, prints a table, writes files when asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--photos", type=Path, help="folder of Flickr8k's shards")
+    parser.add_argument("--checkpoints", type=Path, help="folder of flickr8k-<system>, of --photos")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     given = parser.parse_args()
+    if (given.photos is None) != (given.checkpoints is None) or (given.photos and given.markdown):
+        parser.error("--photos and --checkpoints go together, without --markdown")
+    bench = DEMO
+    if given.photos:
+        shards = ("--shards", f"{given.photos}/flickr8k-test-*.tar")
+        bench = Bench("flickr8k", "Flickr8k: 1,000 photos of test; R@k text to image", shards, given.checkpoints)
     rows = []
     for system in given.systems:
+        if not bench.has(system):
+            print(f"{bench.encoder(system)}: not there, left out", file=sys.stderr)
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(run(system, Path(folder)))
-    table = Table(title="demo: 2,000 images and 240 clips; R@k text to image in percent")
+            rows.append(run(system, Path(folder), bench))
+    table = Table(title=bench.title)
     for heading in COLUMNS:
         table.add_column(heading, justify="left" if heading == "system" else "right")
     for row in rows:

@@ -29,14 +29,15 @@ def build_backbone(settings: dict[str, Any]) -> PreTrainedModel:
     return backbone
 
 
-def load_backbone(path: str, *, part: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def load_backbone(path: str, *, part: str, depth: int = 0) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Config and float32 weights of a pretrained backbone, by hub id or folder.
 
     Args:
       part: "vision" or "text": the tower that is taken of a checkpoint that holds both (CLIP).
+      depth: its first layers alone, as many; 0: all.
 
     Raises:
-      ModelError: there is no such model, or it has no safetensors weights.
+      ModelError: there is no such model, it has no safetensors weights, or fewer layers.
     """
     try:
         config = AutoConfig.from_pretrained(path)
@@ -48,6 +49,11 @@ def load_backbone(path: str, *, part: str) -> tuple[dict[str, Any], dict[str, to
     settings = (inner or config).to_diff_dict()
     settings = {key: value for key, value in settings.items() if key not in ("dtype", "architectures", "_name_or_path")}
     settings["model_type"] = (inner or config).model_type
+    if depth:
+        has = getattr(inner or config, "num_hidden_layers", 0)
+        if depth > has:
+            raise ModelError(f"{part} backbone {path}: expected {depth} layers or more, got {has}")
+        settings["num_hidden_layers"] = depth
     wanted = build_backbone(settings).state_dict()
     weights = tower.state_dict()
     # CLIP's towers carry a prefix of their own in some releases.

@@ -134,11 +134,12 @@ def caption_log_likelihood(logits: torch.Tensor, targets: torch.Tensor) -> torch
     Source: the caption losses of Thinking Fast and Slow and of VirTex.
 
     Args:
-      logits: (P, L, W).
+      logits: (N, W), of the N places that are not padding, caption by caption.
       targets: int64 (P, L), IGNORED at padding.
     """
-    nats = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-    return -nats.view_as(targets).sum(1)
+    told = targets != IGNORED
+    nats = functional.cross_entropy(logits.float(), targets[told], reduction="none")
+    return -nats.new_zeros(targets.shape).masked_scatter(told, nats).sum(1)
 
 
 LOG_TEMPERATURES = (-14.0, 14.0)

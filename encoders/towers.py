@@ -130,18 +130,20 @@ def grid_features(backbone: nn.Module, pixels: torch.Tensor, layers: Sequence[in
 def averaged(features: torch.Tensor, side: int) -> torch.Tensor:
     """A square grid (..., V, C) averaged to `side` cells a side, (..., side * side, C); 0: as it is.
 
+    Where `side` does not divide the grid, cells overlap (functional.adaptive_avg_pool2d).
+
     Raises:
-      ModelError: there are tokens beside the grid, or the grid is no multiple of `side`.
+      ModelError: there are tokens beside the grid, or the grid has fewer cells than `side`.
     """
     tokens, width = features.shape[-2:]
     if side in (0, tokens**0.5):
         return features
     has = math.isqrt(tokens)
-    if has * has != tokens or has % side:
-        raise ModelError(f"vision_side {side}: expected a square grid of a multiple of its cells, got {tokens} tokens")
-    part = has // side
-    cells = features.float().reshape(*features.shape[:-2], side, part, side, part, width).mean((-4, -2))
-    return cells.flatten(-3, -2)
+    if has * has != tokens or has < side:
+        raise ModelError(f"vision_side {side}: expected a square grid of as many cells or more, got {tokens} tokens")
+    grid = features.float().reshape(-1, has, has, width).permute(0, 3, 1, 2)
+    cells = functional.adaptive_avg_pool2d(grid, side).flatten(2).transpose(1, 2)
+    return cells.reshape(*features.shape[:-2], side * side, width)
 
 
 def interpolated(times: torch.Tensor, frames: int) -> torch.Tensor:

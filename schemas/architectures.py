@@ -23,8 +23,11 @@ class SmallText(Config):
 class Settings(Config):
     """What all architectures have; see encoders.architectures.base.RetrievalConfig."""
 
-    vision: str | None = None  # hub id or folder of a Hugging Face vision backbone; null: convolutional grid
+    vision: str | None = (
+        None  # hub id or folder of a Hugging Face vision backbone, or of a checkpoint with one; null: grid
+    )
     text: str | None = None  # hub id or folder of a BERT-like encoder; null: small_text
+    text_depth: Annotated[int, Field(ge=0)] = 0  # its first layers alone, as many; 0: all
     small_text: SmallText = SmallText()
     vision_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()  # hidden states that join the last one
     vision_top: Annotated[int, Field(ge=0)] = 0  # last layers of it that learn while the rest is frozen; MobileNetV2
@@ -140,6 +143,7 @@ class FastSlowLosses(Losses):
     caption_reduction: Literal["sum", "mean"] = "sum"  # nats a caption (paper), or nats a word
     contrast: Weight = 1.0
     distillation: Weight = 1.0  # alpha
+    mutual: Weight = 1.0  # in the stage "mutual"
     candidates: Annotated[int, Field(ge=2)] = 8  # |B_i|: pictures a text that the slow side scores, its own included
     candidate_choice: Literal["sampled", "top", "random"] = "top"  # by the fast side of the moment
     distillation_temperature: PositiveFloat | Literal["calibrate_entropy"] = "calibrate_entropy"  # tau_d

@@ -17,6 +17,7 @@ Differs: the finer maps join an earlier stage of the backbone where it is the co
   L_fast    = contrast of s / tau over the batch
   L_distill = 1/B sum_i H(softmax_{x in B_i} h(x, y_i) / tau_d, softmax_{x in B_i} f(x) . g(y_i) / tau)
   L         = L_fast + alpha L_distill, Slow frozen
+  L_mutual  = -1/B sum_i log softmax_{x in B_i} h(x, y_i) / directions, own picture first   "mutual", beyond the paper
   score     = h + beta s on the best K by s; beta is fitted to s as it is, a cosine, on validation queries
 """
 
@@ -264,7 +265,8 @@ class Slow(nn.Module):
             if text_rows is not None:
                 words, targets = words[text_rows], targets[text_rows]
             states = self.decoders[direction % len(self.decoders)](words, maps, visual_rows)
-            total = total + caption_log_likelihood(self.word_logits(states), targets)
+            logits = self.word_logits(states[targets != IGNORED])  # half of the places are padding, and words are many
+            total = total + caption_log_likelihood(logits, targets)
         return total
 
     def embed(self, rows: torch.Tensor) -> torch.Tensor:
@@ -278,10 +280,15 @@ class Slow(nn.Module):
         return placed
 
     def word_logits(self, states: torch.Tensor) -> torch.Tensor:
-        """(P, L, W) from states (P, L, U), in float32, for in bfloat16 many captions would be as likely."""
+        """Float32 (..., W) of states (..., U).
+
+        Where nothing learns they are computed in float32, for in bfloat16 many captions would be as likely.
+        """
+        known = self.words.weight if self.own_words else self.word_vectors
+        words = functional.normalize(known.float(), dim=-1)
+        if self.training:
+            return functional.linear(self.word_head(states), words, self.word_bias).float()
         with torch.autocast(states.device.type, enabled=False):
-            known = self.words.weight if self.own_words else self.word_vectors
-            words = functional.normalize(known.float(), dim=-1)
             return functional.linear(in_float32(self.word_head, states), words, self.word_bias.float())
 
 
@@ -296,8 +303,13 @@ class FastSlowModel(RetrievalModel):
         "slow": Stage(("slow",), frozen=("fast",), fast=False),
         "fast": Stage(("distil",), frozen=("slow",)),
         "fast_plain": Stage(("contrast",), frozen=("slow",)),
+        "mutual": Stage(("mutual",), frozen=("fast",)),
     }
-    """The paper trains "slow", then "fast"; "both" trains each alone at once, for they share nothing."""
+    """The paper trains "slow", then "fast"; "both" trains each alone at once, for they share nothing.
+
+    "mutual" goes on with a trained captioner: it is to tell the own picture of a caption from those that the fast side
+    takes for it, as maximum mutual information training does in speech recognition (Bahl et al., ICASSP 1986).
+    """
 
     BACKBONES = {"vision": ("fast.vision.backbone", "slow.vision.backbone"), "text": ("fast.text",)}
     """Two, also where both start from the same weights; cached features serve both only while both are frozen."""
@@ -350,7 +362,11 @@ class FastSlowModel(RetrievalModel):
 
 
 class FastSlowObjective(Objective):
-    """The losses: the tasks are "slow", "contrast", "both" of them, and "distil", contrast with a frozen teacher."""
+    """The losses.
+
+    The tasks are "slow", "contrast", "both" of them, "distil", contrast with a frozen teacher, and "mutual", slow with
+    the posterior of the own picture among hard ones, which is the likelihood of the caption over the sum of theirs.
+    """
 
     model: FastSlowModel
     losses: FastSlowLosses
@@ -370,7 +386,10 @@ class FastSlowObjective(Objective):
         if task in ("slow", "both"):
             out["caption"] = self._caption(inputs)
             total = total + weights.caption * out["caption"]
-        if task != "slow":
+        if task == "mutual":
+            out |= self._mutual(inputs, generator)
+            total = total + weights.caption * out["caption"] + weights.mutual * out["mutual"]
+        if task in ("contrast", "both", "distil"):
             fast = self.model.fast
             pictures = torch.cat([fast.encode_visual(group) for group in inputs.visuals])
             states, temperature = self.model.text_states(inputs.ids, inputs.mask), fast.temperature()
@@ -395,15 +414,46 @@ class FastSlowObjective(Objective):
             maps = slow.maps(slow.cache(group))
             found.append(slow.log_likelihood(inputs.ids[part], inputs.mask[part], maps))
             start = part.stop
-        likelihood = torch.cat(found)
+        return self._reduced(torch.cat(found), inputs.mask)
+
+    def _reduced(self, likelihood: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """L_slow of h (B,), in nats a caption or a word."""
         if self.losses.caption_reduction == "sum":
             return -likelihood.mean()
-        return -likelihood.sum() / (slow.directions * inputs.mask[:, 1:].sum())
+        return -likelihood.sum() / (self.model.slow.directions * mask[:, 1:].sum())
 
     def _distil(
         self, inputs: Inputs, similarity: torch.Tensor, temperature: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
         """L_distill over B_i: each text's own picture and the hardest others by `similarity` (B texts, B pictures)."""
+        weights = self.losses
+        candidates, valid = self._candidates(inputs, similarity, temperature, generator)
+        with torch.no_grad():
+            teacher = self._scored(inputs, candidates)
+        fixed = weights.distillation_temperature
+        calibrated = entropy_temperature(teacher, valid, share=weights.teacher_entropy)
+        softness = calibrated if fixed == "calibrate_entropy" else fixed
+        student = similarity.gather(1, candidates) / (weights.student_temperature or temperature)
+        return distillation(teacher, student, valid, temperature=softness, kind="ce")
+
+    def _mutual(self, inputs: Inputs, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """L_slow, and L_mutual over B_i by the fast side, which is frozen; no picture is likelier beforehand."""
+        fast = self.model.fast
+        with torch.no_grad():
+            pictures = torch.cat([fast.encode_visual(group) for group in inputs.visuals])
+            texts = fast.encode_text(self.model.text_states(inputs.ids, inputs.mask), inputs.mask)
+        candidates, valid = self._candidates(inputs, cosines(texts, pictures), fast.temperature(), generator)
+        scores = self._scored(inputs, candidates)
+        posterior = (scores / self.model.slow.directions).masked_fill(~valid, torch.finfo(scores.dtype).min)
+        return {
+            "caption": self._reduced(scores[:, 0], inputs.mask),
+            "mutual": functional.cross_entropy(posterior, torch.zeros_like(candidates[:, 0])),
+        }
+
+    def _candidates(
+        self, inputs: Inputs, similarity: torch.Tensor, temperature: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """B_i, int64 (B, m), the own picture first, and which of them are there, bool (B, m)."""
         weights = self.losses
         hard, valid = sample_negatives(
             similarity,
@@ -414,18 +464,10 @@ class FastSlowObjective(Objective):
             generator=generator,
         )
         own = torch.arange(len(similarity), device=similarity.device)[:, None]
-        candidates = torch.cat([own, hard], dim=1)  # (B, |B_i|)
-        valid = functional.pad(valid, (1, 0), value=True)
-        teacher = self._teach(inputs, candidates)
-        fixed = weights.distillation_temperature
-        calibrated = entropy_temperature(teacher, valid, share=weights.teacher_entropy)
-        softness = calibrated if fixed == "calibrate_entropy" else fixed
-        student = similarity.gather(1, candidates) / (weights.student_temperature or temperature)
-        return distillation(teacher, student, valid, temperature=softness, kind="ce")
+        return torch.cat([own, hard], dim=1), functional.pad(valid, (1, 0), value=True)
 
-    @torch.no_grad()
-    def _teach(self, inputs: Inputs, candidates: torch.Tensor) -> torch.Tensor:
-        """The teacher's h of each text and its candidates, (B, m)."""
+    def _scored(self, inputs: Inputs, candidates: torch.Tensor) -> torch.Tensor:
+        """The likelihoods h of each text and its candidates, (B, m)."""
         slow, pictures = self.model.slow, candidates.flatten()
         texts = torch.arange(len(candidates), device=candidates.device).repeat_interleave(candidates.shape[1])
         scores = torch.zeros(len(pictures), device=candidates.device)

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from encoders.architectures import classes
+from encoders.architectures import MODEL_TYPE, classes, model_class
 from encoders.architectures.base import RetrievalModel
 from encoders.backbones import build_backbone, load_backbone
 from encoders.base import PixelSpec
@@ -54,8 +54,8 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
     settings = config.model
     torch.manual_seed(config.seed)
     initial = resolve(EncoderConfig(path=config.initial)) if config.initial else None
-    vision = load_backbone(settings.vision, part="vision") if settings.vision else None
-    text = load_backbone(settings.text, part="text") if settings.text else None
+    vision = load_vision(settings.vision) if settings.vision else None
+    text = load_backbone(settings.text, part="text", depth=settings.text_depth) if settings.text else None
     if initial:  # of our own making: AutoTokenizer would look for a model of its kind
         tokenizer = PreTrainedTokenizerFast.from_pretrained(initial)
     elif settings.text:
@@ -72,16 +72,16 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
     told: dict[str, Any] = {}
     if isinstance(settings, FastSlowSettings) and settings.decoder_words == "text":
         told["decoder_vocabulary"] = tokens_of(tokenizer, words)
-    model_class, _ = classes(settings.architecture)
-    model = model_class(
-        model_class.config_class(
+    network, _ = classes(settings.architecture)
+    model = network(
+        network.config_class(
             vision_config=vision[0] if vision else None,
             text_config=text_config,
             frame_tokens=frame_tokens,
             backbone_width=width,
             cls_token_id=tokenizer.cls_token_id,
             sep_token_id=tokenizer.sep_token_id,
-            **settings.model_dump(exclude={"architecture", "vision", "text", "small_text", "resize"}),
+            **settings.model_dump(exclude={"architecture", "vision", "text", "text_depth", "small_text", "resize"}),
             **told,
         )
     )
@@ -101,6 +101,29 @@ def build(config: TrainConfig, words: Sequence[str]) -> Built:
     if initial:
         load_initial(model, initial)
     return Built(model, tokenizer, spec, factors)
+
+
+def load_vision(path: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Config and float32 weights of a vision backbone: see `load_backbone`; or of that within a checkpoint of ours.
+
+    Raises:
+      ModelError: see `load_backbone`; the checkpoint has a convolutional grid of its own instead.
+    """
+    folder = Path(path).expanduser()
+    found = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if not str(found.get("model_type")).startswith(MODEL_TYPE.format("")):
+        return load_backbone(path, part="vision")
+    if not found.get("vision_config"):
+        raise ModelError(
+            f"vision backbone {path}: expected a checkpoint with a Hugging Face one, it has a grid of its own"
+        )
+    prefix = f"{model_class(folder).BACKBONES['vision'][0]}."
+    weights = {
+        name.removeprefix(prefix): weight.float() if weight.is_floating_point() else weight
+        for name, weight in load_file(folder / "model.safetensors").items()
+        if name.startswith(prefix)
+    }
+    return found["vision_config"], weights
 
 
 def tokens_of(tokenizer: PreTrainedTokenizerFast, words: Sequence[str]) -> list[int]:

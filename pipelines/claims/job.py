@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from pipelines.claims import contests, findings, records
 from pipelines.claims.bench import Bench
 from pipelines.claims.findings import Finding, Made, not_tested
@@ -102,10 +104,8 @@ def run(
     if not seeds or len(set(seeds)) != len(seeds):
         raise ConfigError(f"seeds: expected one or more, all different, got {list(seeds)}")
     bench = bench or scenes_bench()
-    known = findings.read(out / FILE)
-    ours = known.get(bench.name, Made())
-    stay = dict(ours.findings)
-    made = ours.made
+    ours = findings.read(out / FILE).get(bench.name, Made())
+    stay, made = ours.findings, ours.made
     if not only or not made:
         made = {"quick": quick, "galleries": bench.galleries, "machine": _machine()}
     on = Trained(bench, folder, seeds, out / RECORDS / bench.name, tell=logger.info)
@@ -116,10 +116,18 @@ def run(
         if before is not None and not again and findings.kept(before, now, SEEDS):
             found[name] = Outcome(now, before)
             continue
-        found[name], stay[name] = Outcome(now), now
-        findings.write(out / FILE, known | {bench.name: Made(stay, made)})
-        page(out)
+        found[name] = Outcome(now)
+        _record(out, bench.name, name, now, made)
     return found
+
+
+def _record(out: Path, bench: str, claim: str, now: Finding, made: Mapping[str, Any]) -> None:
+    """Puts a finding into claims.json and onto the page, beside what another run may have put there meanwhile."""
+    with FileLock(out / f".{FILE}.lock"):
+        known = findings.read(out / FILE)
+        there = known.get(bench, Made()).findings
+        findings.write(out / FILE, known | {bench: Made({**there, claim: now}, made)})
+        page(out)
 
 
 def page(out: Path) -> None:

@@ -15,8 +15,8 @@ from pipelines.claims.bench import LOOPITR, Bench, Sides, Size, Training, stage
 from pipelines.claims.gallery import Gallery
 from pipelines.claims.photos import check, draw, patterns, read_split, read_test
 
-SIZE = Size(1_000, 200)
-"""Photos of test, and texts where all pairs are scored."""
+SIZE, COMPARED = Size(1_000, 100), Size(500, 100)
+"""Photos of test, and texts where all pairs are scored: by one model, and by those of two trainings."""
 
 COMMON = (
     "model.image_size=224",
@@ -31,23 +31,26 @@ COMMON = (
     "optimizer.vision_lr_factor=0",
     "precision=auto",
 )
-"""The same in all trainings, so that one file of features serves them; it is that of configs/train/flickr8k-*-cpu."""
+"""The same in all trainings, so that one file of features serves them: that of configs/train/flickr8k-*."""
+
+STREAM = ("model.text_depth=2", "model.vision_side=4")
+"""Of the single streams: two layers of MiniLM, 4 x 4 regions."""
 
 
 def _slow(*settings: str) -> Training:
-    return Training("flickr8k-captioner", 600, (stage("slow"), "model.directions=both", *settings))
+    return Training("flickr8k-fast-slow", 400, (stage("slow"), "batch_size=96", *settings))
 
 
 def _fast(name: str) -> Training:
-    return Training("flickr8k-captioner", 300, (stage(name), "model.directions=both"), initial="fs-slow")
+    return Training("flickr8k-fast-slow", 200, (stage(name), "batch_size=192", "losses.candidates=4"), "fs-slow")
 
 
 def _decomposed(*settings: str) -> Training:
-    return Training("flickr8k-vldeformer", 200, (stage("decomposition"), *settings), initial="vd-pairs")
+    return Training("flickr8k-vldeformer", 200, (*STREAM, stage("decomposition"), *settings), "vd-pairs")
 
 
 def _cooperative(*settings: str) -> Training:
-    return Training("flickr8k-cooperative", 400, settings)
+    return Training("flickr8k-cooperative", 400, (*STREAM, "batch_size=64", *settings))
 
 
 def _levels(*settings: str) -> Training:
@@ -67,10 +70,10 @@ TRAININGS: dict[str, Training] = {
     "fs-coarse": _slow("model.vision_side=1"),
     "fs-plain": _fast("fast_plain"),
     "fs-distilled": _fast("fast"),
-    "vd-pairs": Training("flickr8k-vldeformer", 300, (stage("interaction"),)),
+    "vd-pairs": Training("flickr8k-vldeformer", 300, (*STREAM, stage("interaction"), "batch_size=64")),
     "vd-nce": _decomposed(),
     "vd-triplet": _decomposed("losses.contrast_kind=triplet"),
-    "vd-scratch": Training("flickr8k-vldeformer", 200, (stage("scratch"),)),
+    "vd-scratch": Training("flickr8k-vldeformer", 200, (*STREAM, stage("scratch"))),
     "vd-b32": _decomposed("batch_size=32"),
     "vd-b64": _decomposed("batch_size=64"),
     "rr-join": _cooperative(),
@@ -109,9 +112,10 @@ def photo_bench(folder: Path, *, features: Path, settings: Sequence[str] = ()) -
         name="flickr8k",
         option="--on flickr8k --shards FOLDER",
         galleries=f"the {SIZE.items:,} photos of Flickr8k's test split; where all pairs are scored with {SIZE.texts} "
-        "captions of as many photos, drawn by the seed, else with all captions",
+        f"captions of as many photos, drawn by the seed (with {COMPARED.items} where two trainings are compared), else "
+        "with all captions",
         measured=SIZE,
-        trained=SIZE,
+        trained=COMPARED,
         trainings=TRAININGS,
         mains=MAINS,
         sides=SIDES,

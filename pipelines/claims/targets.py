@@ -5,16 +5,21 @@ Letters: Q texts, N items, K candidates.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from encoders.backbones import build_backbone
+from encoders.base import PixelSpec
 from encoders.pixels import normalise
 from encoders.registry import load_dual, load_scorer, resolve
 from encoders.towers import grid_features
+from encoders.training.build import load_vision
 from encoders.training.validate import recall as validated
 from pipelines.claims import records
 from pipelines.claims.expert import FILE, Graded, read_grades, spearman
@@ -63,11 +68,12 @@ def measure(
     test = splits["test"]
     graded = read_grades(folder / FILE, test.keys, test.captions)
     logger.info("floor: features of %d photos", sum(len(one.keys) for one in splits.values()))
+    see = partial(pooled, first_backbone(encoder), fast_side.pixels)
     floor = fit_floor(
-        np.concatenate([pooled(fast_side, splits[name].pixels) for name in ("train", "dev")]),
+        np.concatenate([see(splits[name].pixels) for name in ("train", "dev")]),
         [*splits["train"].captions, *splits["dev"].captions],
     )
-    shown = test.all_texts()
+    shown, seen = test.all_texts(), see(test.pixels)
     fast = fast_scores(fast_side, shown)
     beta = fit_beta(fast_side, slow_side, splits["dev"], _as_wanted(folder, "dev", splits["dev"], fast_side, slow_side))
     caches = cache_items(slow_side, _as_wanted(folder, "test", test, fast_side, slow_side))
@@ -86,9 +92,12 @@ def measure(
         "fast": at(ranks(fast, shown.targets)),
         "reranked": at(reranked(fast, slow, shown.targets, CANDIDATES, beta=beta)),
         "exhaustive": _exhaustive(slow_side, shown, fast, caches, texts=texts, beta=beta, seed=seed),
-        "spearman": _agreement(graded, fast_side, slow_side, test, caches, floor, beta=beta),
-        "floor": at(floor_ranks(floor, fast_side, shown)),
-        "others": {name: _elsewhere(fast_side, floor, pattern) for name, pattern in others.items()},
+        "spearman": _agreement(graded, fast_side, slow_side, test, caches, beta=beta)
+        | {
+            "floor": spearman((floor.texts(graded.captions) * floor.pictures(seen)[graded.items]).sum(1), graded.grades)
+        },
+        "floor": at(ranks(floor.texts(shown.captions) @ floor.pictures(seen).T, shown.targets)),
+        "others": {name: _elsewhere(fast_side, floor, see, pattern) for name, pattern in others.items()},
     }
     return found
 
@@ -134,32 +143,36 @@ def fit_beta(encoder: Any, scorer: Any, dev: Photos, pixels: torch.Tensor) -> fl
     return validated(fast, slow_of(scorer, captions, near, cache_items(scorer, pixels)), near, asked.targets).beta
 
 
-def pooled(encoder: Any, pixels: torch.Tensor) -> np.ndarray:
-    """The mean over cells, and frames, of what the encoder's vision backbone makes of items, float32 (N, C).
+def first_backbone(path: str) -> nn.Module:
+    """The vision backbone that the training of a checkpoint began with: one that has learnt would lift the floor too.
+
+    Raises:
+      ModelError: the checkpoint was not trained here, or has no pretrained backbone.
+    """
+    named: str | None = path
+    while named is not None and (record := resolve(EncoderConfig(path=named)) / "training.json").is_file():
+        named = json.loads(record.read_text(encoding="utf-8"))["config"]["model"]["vision"]
+    if named in (None, path):
+        raise ModelError(f"{path}: the floor stands on the pretrained vision backbone of a checkpoint trained here")
+    settings, weights = load_vision(named)
+    backbone = build_backbone(settings)
+    backbone.load_state_dict(weights)
+    return backbone.train(False)
+
+
+def pooled(backbone: nn.Module, spec: PixelSpec, pixels: torch.Tensor) -> np.ndarray:
+    """The mean over cells, and frames, of what a vision backbone makes of items, float32 (N, C).
 
     Args:
       pixels: uint8 (N, F, H, W, 3).
-
-    Raises:
-      ModelError: the encoder was not trained here.
     """
-    model = getattr(encoder, "model", None)
-    names = getattr(model, "BACKBONES", None)
-    if model is None or names is None:
-        raise ModelError("the floor stands on the vision backbone of a checkpoint trained here; this encoder has none")
-    backbone = model.get_submodule(names["vision"][0])
     parts = []
     with torch.inference_mode():
         for some in torch.split(pixels, max(1, 64 // pixels.shape[1])):
-            flat = normalise(some.flatten(0, 1), encoder.pixels, device=encoder.device, dtype=encoder.dtype)
+            flat = normalise(some.flatten(0, 1), spec, device=torch.device("cpu"), dtype=torch.float32)
             cells = grid_features(backbone, flat).float().mean(1)
-            parts.append(cells.view(*some.shape[:2], -1).mean(1).cpu().numpy())
+            parts.append(cells.view(*some.shape[:2], -1).mean(1).numpy())
     return np.concatenate(parts)
-
-
-def floor_ranks(floor: Floor, encoder: Any, shown: Gallery) -> np.ndarray:
-    """Ranks int64 (Q,) by the floor."""
-    return ranks(floor.texts(shown.captions) @ floor.pictures(pooled(encoder, shown.pixels)).T, shown.targets)
 
 
 def at(rank: np.ndarray) -> dict[str, float]:
@@ -193,7 +206,7 @@ def _exhaustive(
 
 
 def _agreement(
-    graded: Graded, encoder: Any, scorer: Any, test: Photos, caches: torch.Tensor, floor: Floor, *, beta: float
+    graded: Graded, encoder: Any, scorer: Any, test: Photos, caches: torch.Tensor, *, beta: float
 ) -> dict[str, Any]:
     """Spearman's rho with the experts' mean grades, of every side.
 
@@ -210,21 +223,21 @@ def _agreement(
     slow = slow_of(scorer, graded.captions, graded.items[:, None], caches)[:, 0]
     drawn = np.sort(np.random.default_rng(0).permutation(len(caches))[:COMPARED])
     means = slow_of(scorer, captions, np.tile(drawn, (len(captions), 1)), caches).mean(1)
-    by_floor = (floor.texts(graded.captions) * floor.pictures(pooled(encoder, test.pixels))[graded.items]).sum(1)
     scored = {"fast": fast, "slow": slow, "fused": slow + beta * fast, "slow_less_mean": slow - means[rows]}
     return {
         "pairs": len(rows),
         "left_out": graded.left_out,
-        **{name: spearman(one, graded.grades) for name, one in (scored | {"floor": by_floor}).items()},
+        **{name: spearman(one, graded.grades) for name, one in scored.items()},
     }
 
 
-def _elsewhere(encoder: Any, floor: Floor, pattern: str) -> dict[str, Any]:
+def _elsewhere(encoder: Any, floor: Floor, see: Callable[[torch.Tensor], np.ndarray], pattern: str) -> dict[str, Any]:
     """Recall on other captioned pictures or clips, all captions asked."""
     shown = read_captioned((pattern,), encoder.pixels, frames=FRAMES).all_texts()
     logger.info("%s: %d items, %d captions", pattern, len(shown.pixels), len(shown.captions))
     fast = at(ranks(fast_scores(encoder, shown), shown.targets))
-    return {"items": len(shown.pixels), "fast": fast, "floor": at(floor_ranks(floor, encoder, shown))}
+    by_floor = floor.texts(shown.captions) @ floor.pictures(see(shown.pixels)).T
+    return {"items": len(shown.pixels), "fast": fast, "floor": at(ranks(by_floor, shown.targets))}
 
 
 def _as_wanted(folder: Path, split: Any, shown: Photos, encoder: Any, scorer: Any) -> torch.Tensor:

@@ -51,6 +51,7 @@ def test_a_grid_is_averaged_to_fewer_cells():
     assert averaged(grid, 4) is grid
     assert averaged(grid, 2)[2, :, 1].tolist() == [2.5, 4.5, 10.5, 12.5]
     assert averaged(grid[None], 1).shape == (1, 3, 1, 2)
-    for tokens, side in ((17, 1), (16, 3)):
+    assert averaged(grid, 3)[2, :, 1].tolist() == [2.5, 3.5, 4.5, 6.5, 7.5, 8.5, 10.5, 11.5, 12.5]  # 2 x 2 each
+    for tokens, side in ((17, 1), (16, 5)):
         with pytest.raises(ModelError, match=f"vision_side {side}.*got {tokens} tokens"):
             averaged(torch.zeros(1, tokens, 2), side)

@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.training_job import read_config, run
 from pipelines.training_sources import SceneSource, ShardSource, caption_of, demo_captions
 from schemas.configs import find, load
-from schemas.errors import ConfigError, InputError
+from schemas.errors import ConfigError, InputError, ModelError
 from schemas.training import TrainConfig
 
 
@@ -174,6 +174,26 @@ def test_frozen_backbones_of_both_kinds_train_from_what_they_made_once(name, bac
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+def test_the_first_layers_of_a_pretrained_text_alone(tiny_model, tmp_path):
+    import torch
+
+    from encoders.training.build import build
+
+    folder = tiny_model("bert")
+    settings = ["model.vision=null", f"model.text={folder}", "model.visual_heads=4", "model.fusion_heads=4"]
+    whole, first = (
+        build(shards_config(tmp_path, *settings, f"model.text_depth={depth}"), ["one"]).model for depth in (0, 1)
+    )
+    assert len(first.text.encoder.layer) == 1 < len(whole.text.encoder.layer)
+    ids = torch.tensor([[2, 7, 8, 3]])
+    states = [
+        one.train(False).text(input_ids=ids, output_hidden_states=True).hidden_states[1] for one in (whole, first)
+    ]
+    torch.testing.assert_close(*states)
+    with pytest.raises(ModelError, match="expected 9 layers or more, got 2"):
+        build(shards_config(tmp_path, *settings, "model.text_depth=9"), ["one"])
+
+
 def test_cached_features_train_like_the_frozen_backbone_they_came_from(backbone, tmp_path):
     import torch
 
@@ -262,8 +282,6 @@ def maps(tmp_path) -> Path:
 
 
 def test_caching_what_is_not_frozen_is_refused():
-    from schemas.errors import ConfigError
-
     with pytest.raises(ConfigError, match="vision_lr_factor 0"):
         read_config("flickr8k-loopitr", shards=[], validation_shards=[], settings=["data.cached_views=1"])
 
@@ -271,6 +289,7 @@ def test_caching_what_is_not_frozen_is_refused():
 def test_the_last_layers_of_a_backbone_learn_on_what_the_first_ones_made_once(maps, tiny_model, tmp_path):
     from safetensors.torch import load_file
 
+    from encoders.training.build import build
     from pipelines.training_job import run
 
     shards_config(tmp_path)
@@ -287,5 +306,10 @@ def test_the_last_layers_of_a_backbone_learn_on_what_the_first_ones_made_once(ma
     moved = {name for name in before if name.startswith("vision.backbone.") and (before[name] != after[name]).any()}
     assert moved
     assert all(name.split(".")[2:4] in (["layer", "14"], ["layer", "15"]) or "conv_1x1" in name for name in moved)
+    own_words = ["model.text=null", "model.fusion_heads=4"]
+    built = build(shards_config(tmp_path, f"model.vision={tuned}", *own_words), ["one"]).model
+    assert all((built.state_dict()[name] == after[name]).all() for name in moved)
+    with pytest.raises(ModelError, match="a grid of its own"):
+        build(shards_config(tmp_path, f"model.vision={tiny_model('loopitr')}", *own_words), ["one"])
     with pytest.raises(ConfigError, match="frozen\\) or model.vision_top"):
         run("flickr8k-loopitr-cpu", out=str(tuned), settings=[*small, "optimizer.vision_lr_factor=0.5"], **files)

@@ -282,7 +282,13 @@ def learnt(made, stage: str, groups: tuple[int, ...]) -> tuple[set[str], set[str
 
 @pytest.mark.parametrize(
     ("stage", "sides"),
-    [("slow", ("slow",)), ("both", ("fast", "slow")), ("fast", ("fast",)), ("fast_plain", ("fast",))],
+    [
+        ("slow", ("slow",)),
+        ("both", ("fast", "slow")),
+        ("fast", ("fast",)),
+        ("fast_plain", ("fast",)),
+        ("mutual", ("slow",)),
+    ],
 )
 @pytest.mark.parametrize("groups", [(1,), (1, 4)])
 def test_a_gradient_reaches_all_of_the_side_a_stage_trains_and_none_of_the_other(stage, sides, groups):
@@ -300,10 +306,10 @@ def test_the_teacher_has_no_dropout_and_gets_no_gradient_while_the_student_learn
     candidates = torch.arange(4)[None, :].expand(4, -1)
     model.frozen = ()
     model.train()
-    assert not torch.equal(*(objective._teach(inputs, candidates) for _ in range(2)))  # what must not happen
+    assert not torch.equal(*(objective._scored(inputs, candidates) for _ in range(2)))  # what must not happen
     model.frozen = model.STAGES["fast"].frozen
     model.train()
-    assert torch.equal(*(objective._teach(inputs, candidates) for _ in range(2)))
+    assert torch.equal(*(objective._scored(inputs, candidates) for _ in range(2)))
     assert model.fast.training
     assert model.fast.vision.dropout.training
     losses_of(objective, inputs, "distil")["total"].backward()  # also where nobody froze its parameters
@@ -313,7 +319,7 @@ def test_the_teacher_has_no_dropout_and_gets_no_gradient_while_the_student_learn
 def test_the_teacher_scores_each_text_with_its_candidates_whatever_group_they_are_in(built):
     inputs = inputs_of(built, (1, 4))
     candidates = torch.tensor([[0, 1, 3], [1, 2, 0], [2, 3, 1], [3, 0, 2]])
-    found = objective_of(built, tiny())._teach(inputs, candidates)
+    found = objective_of(built, tiny())._scored(inputs, candidates)
     with torch.inference_mode():
         cache, cache_mask = join_groups([built.model.visual_cache(group) for group in inputs.visuals])
         rows, pictures = torch.arange(4).repeat_interleave(3), candidates.flatten()
@@ -355,6 +361,27 @@ def test_the_distillation_is_the_cross_entropy_to_a_softened_teacher_over_the_ha
     expected = -(soft(near_h / tau) * np.log(soft(near_s / 0.5))).sum(1).mean()
     assert float(found["distillation"]) == pytest.approx(expected, abs=1e-3)
     assert float(found["total"]) == pytest.approx(float(found["contrast"] + found["distillation"]), abs=1e-5)
+
+
+def test_the_mutual_loss_is_minus_the_log_posterior_of_the_own_picture_among_the_hardest():
+    config = tiny(losses={"candidates": 3})
+    made = build(config, WORDS)
+    model, inputs = made.model.eval(), inputs_of(made, (1, 4))
+    with torch.inference_mode():
+        found = losses_of(objective_of(made, config), inputs, "mutual")
+        caption = losses_of(objective_of(made, config), inputs, "slow")["caption"]
+        f = torch.cat([model.fast.encode_visual(group) for group in inputs.visuals])
+        s = model.text_vectors(inputs.ids, inputs.mask)["embedding"] @ f.T
+        cache, cache_mask = join_groups([model.visual_cache(group) for group in inputs.visuals])
+        expected = []
+        for row in range(4):
+            chosen = torch.tensor([row, *[int(c) for c in s[row].argsort(descending=True) if c != row][:2]])
+            texts = torch.full((3,), row)
+            h = model.pair_scores(inputs.ids, inputs.mask, texts, cache[chosen], cache_mask[chosen])
+            expected.append(-(h / 2).log_softmax(0)[0])
+    assert float(found["mutual"]) == pytest.approx(float(torch.stack(expected).mean()), abs=1e-3)
+    assert float(found["caption"]) == pytest.approx(float(caption), rel=1e-5)
+    assert float(found["total"]) == pytest.approx(float(found["caption"] + found["mutual"]), rel=1e-5)
 
 
 def test_the_caption_loss_is_in_nats_a_caption_or_in_nats_a_word():

@@ -137,6 +137,17 @@ def test_a_run_keeps_what_was_found_before_and_refuses_strangers(tmp_path, monke
         run(tmp_path, folder=tmp_path, quick=True, seeds=(1, 1))
 
 
+def test_what_another_run_finds_meanwhile_stays(tmp_path, monkeypatch):
+    def lp6(on: Measured) -> Finding:
+        monkeypatch.setitem(MEASURES, "LP4", lambda on: Finding("LP4", "holds", "z", (2.0,), on.seeds))
+        run(tmp_path, folder=tmp_path / "other", quick=True, seeds=(4,), only=["LP4"])
+        return Finding("LP6", "holds", "y", (1.0,), on.seeds)
+
+    monkeypatch.setitem(MEASURES, "LP6", lp6)
+    run(tmp_path, folder=tmp_path / "work", quick=True, seeds=(4,), only=["LP6"])
+    assert set(findings.read(tmp_path / "claims.json")["scenes"].findings) == {"LP4", "LP6"}
+
+
 def test_other_seeds_are_compared_with_what_is_recorded_and_leave_it(tmp_path, monkeypatch):
     values = {1: 10.0, 2: 12.0, 3: 11.0, 7: 11.5, 8: 40.0}
     monkeypatch.setitem(

@@ -22,8 +22,15 @@ from schemas.errors import ConfigError, InputError, SampleError
 SPEC = PixelSpec(32, 32, "squash", 32, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 COUNTS = {"train": 8, "dev": 4, "test": 12}
 SOME = {
-    "flickr8k-captioner": ("model.decoder_width=32", "model.decoder_heads=2", "model.embedding_dim=16"),
-    "flickr8k-vldeformer": ("model.tag_words=2",),
+    "flickr8k-fast-slow": (
+        "model.decoder_width=32",
+        "model.decoder_heads=2",
+        "model.embedding_dim=16",
+        "model.head_hidden=16",
+        "model.text_layers=[0]",
+    ),
+    "flickr8k-vldeformer": ("model.tag_words=2", "model.vision_side=1"),
+    "flickr8k-cooperative": ("model.vision_side=1",),
     "flickr8k-hivlp": ("model.fusion_heads=4", "model.head_hidden=16", "model.text_layers=[0]"),
     "flickr8k-loopitr-cpu": ("model.fusion_heads=4", "model.head_hidden=16", "model.text_layers=[0]"),
 }
