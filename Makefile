@@ -99,6 +99,7 @@ bench: $(STAMP)  ## speed and memory as ratios, written to benchmarks/results
 	@$(VENV)/bin/python -m benchmarks.bench_driver --json benchmarks/results/driver.json
 	@$(VENV)/bin/python -m benchmarks.plan_scale --write docs/scale.md
 	@$(VENV)/bin/python -m benchmarks.bench_systems --json benchmarks/results/systems.json --markdown docs/systems.md
+	@$(VENV)/bin/python -m benchmarks.choosing --write docs/choosing.md
 
 lock: $(STAMP)  ## solve setup.py and requirements.in into requirements.txt
 	@$(VENV)/bin/uv pip compile --quiet --upgrade --python $(VENV)/bin/python setup.py requirements.in --no-header \

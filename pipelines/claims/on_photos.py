@@ -19,6 +19,7 @@ SIZE, COMPARED = Size(1_000, 100), Size(500, 100)
 """Photos of test, and texts where all pairs are scored: by one model, and by those of two trainings."""
 
 COMMON = (
+    "model.vision=google/mobilenet_v2_1.0_224",
     "model.image_size=224",
     "model.resize=squash",
     "model.vision_layers=[11, 14, 15]",

@@ -16,6 +16,7 @@ from torch import nn
 
 from encoders.backbones import build_backbone
 from encoders.base import PixelSpec
+from encoders.folding import fold_batch_norms
 from encoders.pixels import normalise
 from encoders.registry import load_dual, load_scorer, resolve
 from encoders.towers import grid_features
@@ -157,7 +158,9 @@ def first_backbone(path: str) -> nn.Module:
     settings, weights = load_vision(named)
     backbone = build_backbone(settings)
     backbone.load_state_dict(weights)
-    return backbone.train(False)
+    backbone.train(False)
+    fold_batch_norms(backbone)
+    return backbone
 
 
 def pooled(backbone: nn.Module, spec: PixelSpec, pixels: torch.Tensor) -> np.ndarray:

@@ -154,7 +154,7 @@ def backbone(tmp_path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["flickr8k-captioner", "flickr8k-loopitr-cpu"])
+@pytest.mark.parametrize("name", ["flickr8k-fast-slow", "flickr8k-loopitr-cpu"])
 def test_frozen_backbones_of_both_kinds_train_from_what_they_made_once(name, backbone, tiny_model, tmp_path):
     from pipelines.training_job import run
 
@@ -163,7 +163,8 @@ def test_frozen_backbones_of_both_kinds_train_from_what_they_made_once(name, bac
     small += ["batch_size=4", "data.cached_views=2", "model.visual_width=32", "model.visual_heads=2"]
     small += ["validation.every=2", "workers=0", "precision=float32", "model.vision_layers=[0]"]
     small += ["data.feature_folder=null", "model.vision_side=0"]
-    small += ["model.text_layers=[0]"] if "loopitr" in name else []
+    small += ["model.text_layers=[0]", "model.head_hidden=16"]
+    small += ["stages=[{name: both, from_step: 0}, {name: mutual, from_step: 1}]"] if "fast-slow" in name else []
     small += ["stages=[{name: residual, from_step: 0}]", "losses.negatives=2"] if "loopitr" in name else []
     small += ["model.fusion_heads=4"] if "loopitr" in name else ["model.decoder_width=32"]
     files = [str(tmp_path / "train.tar")], [str(tmp_path / "held.tar")]
@@ -251,8 +252,9 @@ def test_two_runs_share_features_of_one_folder_and_the_second_may_average_their_
     shared += ["batch_size=4", "data.cached_views=2", f"data.feature_folder={folder}", "model.vision_layers=[6]"]
     shared += ["model.visual_width=32", "model.visual_heads=2", "validation.every=2", "workers=0", "precision=float32"]
     files = {"shards": [str(tmp_path / "train.tar")], "validation_shards": [str(tmp_path / "held.tar")]}
-    small = {"flickr8k-captioner": ["model.decoder_width=32"], "flickr8k-loopitr-cpu": ["model.fusion_heads=4"]}
-    small["flickr8k-loopitr-cpu"] += ["model.head_hidden=16", "model.text_layers=[0]"]
+    slow = "stages=[{name: slow, from_step: 0}]"
+    small = {"flickr8k-fast-slow": ["model.decoder_width=32", slow], "flickr8k-loopitr-cpu": ["model.fusion_heads=4"]}
+    shared += ["model.head_hidden=16", "model.text_layers=[0]"]
     kept = {}
     for name, settings in small.items():
         record = run(name, out=str(tmp_path / name), settings=[*shared, *settings], device="cpu", **files)
@@ -260,10 +262,10 @@ def test_two_runs_share_features_of_one_folder_and_the_second_may_average_their_
         assert not (tmp_path / name / "checkpoints").exists()
         pictures = [*folder.glob("train-*.npy"), *folder.glob("validation-*.npy")]
         kept[name] = {path.name: path.stat().st_mtime_ns for path in pictures}
-        assert len(list(folder.glob("texts-*.npy"))) == (name != "flickr8k-captioner")  # whose stage reads no vectors
-    assert len(kept["flickr8k-captioner"]) == 2
-    assert kept["flickr8k-loopitr-cpu"] == kept["flickr8k-captioner"]  # read, not made again
-    tokens = {np.load(folder / name).shape[2] for name in kept["flickr8k-captioner"]}
+        assert len(list(folder.glob("texts-*.npy"))) == (name != "flickr8k-fast-slow")  # whose stage reads no vectors
+    assert len(kept["flickr8k-fast-slow"]) == 2
+    assert kept["flickr8k-loopitr-cpu"] == kept["flickr8k-fast-slow"]  # read, not made again
+    tokens = {np.load(folder / name).shape[2] for name in kept["flickr8k-fast-slow"]}
     assert tokens == {4}
 
 
