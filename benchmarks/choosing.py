@@ -171,6 +171,12 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join([*lines, GENERAL])
 
 
+def measured() -> dict[str, dict[str, Any]]:
+    """What bench_systems wrote, by data set."""
+    there = {name: RESULTS / file for name, file in FILES.items() if (RESULTS / file).is_file()}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in there.items()}
+
+
 def main() -> None:
     """Writes the page and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

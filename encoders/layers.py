@@ -136,6 +136,23 @@ class ConvGrid(nn.Module):
         return x.flatten(2).transpose(1, 2), maps  # x: (B, C, grid, grid)
 
 
+class Standardise(nn.BatchNorm1d):
+    """Each channel to mean 0 and variance 1: by the batch while training, then by the running statistics.
+
+    These are used in float32 whatever they are stored in; what comes out then has their dtype.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, affine=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C) -> (B, C)."""
+        if self.training or self.running_mean is None or self.running_var is None:
+            return super().forward(x)
+        mean, variance = self.running_mean.float(), self.running_var.float()
+        return functional.batch_norm(x.float(), mean, variance, eps=self.eps).to(self.running_mean.dtype)
+
+
 class AttentionPool(nn.Module):
     """One learnt question to all tokens; starts as their mean."""
 

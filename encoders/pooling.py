@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from encoders.layers import masked_mean
+from encoders.layers import Standardise, masked_mean
 
 
 class TextPool(nn.Module):
@@ -28,7 +28,7 @@ class TextPool(nn.Module):
         super().__init__()
         self.kind = config.text_pool
         self.width = text_width * (1 + len(config.text_layers))
-        self.standardise = nn.BatchNorm1d(self.width, affine=False) if config.text_norm == "batch" else None
+        self.standardise = Standardise(self.width) if config.text_norm == "batch" else None
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, width) of states (B, L, width); `mask` bool (B, L), True at words."""

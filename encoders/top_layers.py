@@ -34,6 +34,11 @@ def learnt(backbone: nn.Module, top: int) -> list[str]:
     return [*(f"layer.{number}" for number in range(first, len(found.layer))), "conv_1x1"]
 
 
+def shrunk(maps: torch.Tensor, cells: Sequence[int]) -> torch.Tensor:
+    """Maps (B, C, H, W) averaged to fewer cells, in float32, then of their own dtype again."""
+    return functional.adaptive_avg_pool2d(maps.float(), tuple(cells)).to(maps.dtype)
+
+
 def before_top(backbone: nn.Module, pixels: torch.Tensor, top: int, layers: Sequence[int] = ()) -> torch.Tensor:
     """What enters the last layers, of frames (B, 3, H, W): (B, V, C0), without gradients.
 
@@ -48,7 +53,7 @@ def before_top(backbone: nn.Module, pixels: torch.Tensor, top: int, layers: Sequ
             seen = layer(seen)
             early[number] = seen
         cells = seen.shape[2:]
-        kept = (functional.adaptive_avg_pool2d(early[layer].float(), cells) for layer in layers if layer < first)
+        kept = (shrunk(early[layer], cells) for layer in layers if layer < first)
         return torch.cat([seen, *kept], 1).flatten(2).transpose(1, 2)
 
 
@@ -74,7 +79,7 @@ def through_top(backbone: nn.Module, seen: torch.Tensor, top: int, layers: Seque
     parts = iter(torch.split(early, widths, 1) if widths else ())
     joined = [next(parts) if layer < first else late[layer] for layer in layers]
     cells = last.shape[2:]
-    joined = [one if one.shape[2:] == cells else functional.adaptive_avg_pool2d(one.float(), cells) for one in joined]
+    joined = [one if one.shape[2:] == cells else shrunk(one, cells) for one in joined]
     return torch.cat([last, *joined], 1).flatten(2).transpose(1, 2)
 
 

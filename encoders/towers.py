@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from encoders.backbones import build_backbone
-from encoders.layers import Block, ConvGrid
-from encoders.top_layers import before_top, through_top
+from encoders.layers import Block, ConvGrid, Standardise
+from encoders.top_layers import before_top, shrunk, through_top
 from schemas.errors import ModelError
 
 FRAMES_AT_ONCE = 4
@@ -35,7 +35,7 @@ class VisualTower(nn.Module):
         self.backbone_layers, self.side = tuple(config.vision_layers), config.vision_side
         self.top = config.vision_top
         standardise = config.visual_norm == "batch"
-        self.standardise = nn.BatchNorm1d(config.backbone_width, affine=False) if standardise else None
+        self.standardise = Standardise(config.backbone_width) if standardise else None
         self.dropout = nn.Dropout1d(config.visual_dropout)
         self.enter = nn.Linear(config.backbone_width, width)
         self.space = nn.Parameter(torch.zeros(config.frame_tokens, width)) if config.spatial_positions else None
@@ -123,7 +123,7 @@ def grid_features(backbone: nn.Module, pixels: torch.Tensor, layers: Sequence[in
     if maps[0].ndim == 3:
         return torch.cat(maps, -1)
     cells = maps[0].shape[2:]
-    maps = [one if one.shape[2:] == cells else functional.adaptive_avg_pool2d(one.float(), cells) for one in maps]
+    maps = [one if one.shape[2:] == cells else shrunk(one, cells) for one in maps]
     return torch.cat(maps, 1).flatten(2).transpose(1, 2)
 
 
@@ -141,8 +141,8 @@ def averaged(features: torch.Tensor, side: int) -> torch.Tensor:
     has = math.isqrt(tokens)
     if has * has != tokens or has < side:
         raise ModelError(f"vision_side {side}: expected a square grid of as many cells or more, got {tokens} tokens")
-    grid = features.float().reshape(-1, has, has, width).permute(0, 3, 1, 2)
-    cells = functional.adaptive_avg_pool2d(grid, side).flatten(2).transpose(1, 2)
+    grid = features.reshape(-1, has, has, width).permute(0, 3, 1, 2)
+    cells = shrunk(grid, (side, side)).flatten(2).transpose(1, 2)
     return cells.reshape(*features.shape[:-2], side * side, width)
 
 

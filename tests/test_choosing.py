@@ -1,8 +1,12 @@
 """docs/choosing.md: its advice names the rows of its table, and its numbers follow from them."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import choosing
+
+REPO = Path(__file__).resolve().parent.parent
 
 
 def row(system: str, fast: float, reranked: float, *, vector: int, item: float, pair: float) -> dict:
@@ -24,6 +28,11 @@ ROWS = [
     row("vldeformer", 0.7, 0.75, vector=256, item=3.6, pair=1.8),
     row("fast-slow", 0.5, 0.9, vector=128, item=1.8, pair=0.9),
 ]
+
+
+def test_the_page_in_the_repository_is_what_the_benchmarks_give():
+    found = choosing.measured()
+    assert (REPO / "docs/choosing.md").read_text() == choosing.page(found)
 
 
 def test_what_is_advised_is_what_the_rows_say():

@@ -49,7 +49,7 @@ FRAMES = 4
 def measure(
     encoder: str, scorer: str, folder: Path, *, texts: int, others: Mapping[str, str], seed: int = 1
 ) -> dict[str, Any]:
-    """Everything the section "Targets" says.
+    """Everything the section "Targets" says, in the precision that the pipeline would choose here.
 
     Args:
       encoder, scorer: checkpoints trained here, the fast side and the slow side that reranks.
@@ -63,8 +63,8 @@ def measure(
       ModelError: a checkpoint cannot be loaded, or was not trained here.
     """
     check(folder)
-    fast_side = load_dual(EncoderConfig(path=encoder, dtype="float32"), device="cpu")
-    slow_side = load_scorer(EncoderConfig(path=scorer, dtype="float32"), device="cpu")
+    fast_side = load_dual(EncoderConfig(path=encoder), device="cpu")
+    slow_side = load_scorer(EncoderConfig(path=scorer), device="cpu")
     splits: dict[str, Photos] = {split: read_split(folder, split, fast_side.pixels) for split in SPLITS}
     test = splits["test"]
     graded = read_grades(folder / FILE, test.keys, test.captions)
@@ -119,11 +119,11 @@ def fast_scores(encoder: Any, shown: Gallery) -> np.ndarray:
 def slow_of(scorer: Any, captions: Sequence[str], near: np.ndarray, caches: torch.Tensor) -> np.ndarray:
     """Slow scores float32 (Q, K) of the items int64 (Q, K) of each text; Q * K pair evaluations."""
     out = np.empty(near.shape, np.float32)
-    at_once = max(1, PAIRS_AT_ONCE // near.shape[1])
-    for start in range(0, len(captions), at_once):
-        rows = near[start : start + at_once]
-        texts = [text for text in captions[start : start + at_once] for _ in range(near.shape[1])]
-        out[start : start + len(rows)] = scorer.score(texts, caches[torch.from_numpy(rows.ravel())]).reshape(rows.shape)
+    order = np.argsort([len(text) for text in captions], kind="stable")  # little padding
+    for some in np.array_split(order, max(1, near.size // PAIRS_AT_ONCE)):
+        rows = near[some]
+        texts = [captions[i] for i in some for _ in range(near.shape[1])]
+        out[some] = scorer.score(texts, caches[torch.from_numpy(rows.ravel())]).reshape(rows.shape)
     return out
 
 

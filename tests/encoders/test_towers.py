@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import MobileNetV2Config, MobileNetV2Model, ViTConfig, ViTModel
 
-from encoders.layers import ConvGrid
+from encoders.layers import ConvGrid, Standardise
 from encoders.towers import averaged, grid_features
 from schemas.errors import ModelError
 
@@ -55,3 +55,17 @@ def test_a_grid_is_averaged_to_fewer_cells():
     for tokens, side in ((17, 1), (16, 5)):
         with pytest.raises(ModelError, match=f"vision_side {side}.*got {tokens} tokens"):
             averaged(torch.zeros(1, tokens, 2), side)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_standardised_maps_and_texts_keep_the_dtype_of_the_weights(dtype):
+    norm = Standardise(8)
+    for _ in range(50):
+        norm(3 + 2 * torch.randn(64, 8))
+    norm.eval().to(dtype)
+    x = 3 + 2 * torch.randn(5, 8)
+    found = norm(x.to(dtype))
+    assert found.dtype == norm(x).dtype == dtype
+    torch.testing.assert_close(found.float(), (x - 3) / 2, atol=0.5, rtol=0)
+    grid = torch.randn(2, 49, 8).to(dtype)
+    assert averaged(grid, 4).dtype == dtype

@@ -289,8 +289,10 @@ def test_caching_what_is_not_frozen_is_refused():
 
 
 def test_the_last_layers_of_a_backbone_learn_on_what_the_first_ones_made_once(maps, tiny_model, tmp_path):
+    import torch
     from safetensors.torch import load_file
 
+    from encoders.architectures.encoder import TrainedEncoder
     from encoders.training.build import build
     from pipelines.training_job import run
 
@@ -308,6 +310,13 @@ def test_the_last_layers_of_a_backbone_learn_on_what_the_first_ones_made_once(ma
     moved = {name for name in before if name.startswith("vision.backbone.") and (before[name] != after[name]).any()}
     assert moved
     assert all(name.split(".")[2:4] in (["layer", "14"], ["layer", "15"]) or "conv_1x1" in name for name in moved)
+    pixels, sides = torch.randint(0, 256, (2, 1, 64, 64, 3), dtype=torch.uint8), []
+    for dtype in (torch.float32, torch.bfloat16):  # standardised channels and averaged maps, in both
+        encoder = TrainedEncoder(tuned, dtype=dtype, device=torch.device("cpu"), fingerprint="")
+        sides.append((encoder.encode_visual(pixels)["embedding"], encoder.encode_text(["a dog"] * 2)["embedding"]))
+        assert np.isfinite(encoder.score(["a dog"] * 2, encoder.visual_cache(pixels))).all()
+    for exact, near in zip(*sides, strict=True):
+        assert (exact * near).sum(1).min() > 0.95
     own_words = ["model.text=null", "model.fusion_heads=4"]
     built = build(shards_config(tmp_path, f"model.vision={tuned}", *own_words), ["one"]).model
     assert all((built.state_dict()[name] == after[name]).all() for name in moved)
