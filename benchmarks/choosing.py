@@ -42,11 +42,11 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "R@10": lambda row: f"{100 * row['fast']['10']:.1f}",
     "reranked R@1": lambda row: f"{100 * row['reranked']['1']:.1f}",
     "bytes an item": lambda row: f"{row['vector_bytes_an_item']:,}",
-    "hours to embed a million": lambda row: f"{hours(row):.1f}",
+    "hours to embed a million": lambda row: f"{hours(row):.2f}",
     "ms a query, fast": lambda row: f"{row['fast_ms']:.0f}",
     "ms a query, reranked": lambda row: f"{row['reranked_ms']:.0f}",
     "ms a pair": lambda row: f"{row['pair_ms']:.2f}",
-    f"hours to rerank {LOG:,} queries": lambda row: f"{rerank_hours(row):.1f}",
+    f"hours to rerank {LOG:,} queries": lambda row: f"{rerank_hours(row):.2f}",
 }
 """Heading -> cell."""
 
@@ -95,13 +95,13 @@ def advice(rows: Sequence[Row]) -> list[str]:
         f"- **Rerank, and quality counts most**: {NAMES[slow['system']]}, R@1 {100 * slow['reranked']['1']:.1f} after "
         f"{slow['pairs_a_query']:.0f} candidates ({100 * slow['fast']['1']:.1f} before).",
         f"- **A large log**: a pair costs {cheap['pair_ms']:.2f} ms with {NAMES[cheap['system']]}, "
-        f"{dear['pair_ms']:.2f} ms with {NAMES[dear['system']]}: {rerank_hours(cheap):.1f} against "
-        f"{rerank_hours(dear):.1f} hours for {LOG:,} new queries; what an earlier night scored is not scored again.",
+        f"{dear['pair_ms']:.2f} ms with {NAMES[dear['system']]}: {rerank_hours(cheap):.2f} against "
+        f"{rerank_hours(dear):.2f} hours for {LOG:,} new queries; what an earlier night scored is not scored again.",
         f"- **A large corpus**: vectors take {small['vector_bytes_an_item']:,} bytes an item with "
         f"{NAMES[small['system']]} ({gigabytes(small):,.0f} GB for 100 million), {wide['vector_bytes_an_item']:,} with "
         f"{NAMES[wide['system']]} ({gigabytes(wide):,.0f} GB).",
-        f"- **A corpus that changes much every night**: a million new items take {hours(quick):.1f} hours to embed "
-        f"with {NAMES[quick['system']]}, {hours(tall):.1f} with {NAMES[tall['system']]}.",
+        f"- **A corpus that changes much every night**: a million new items take {hours(quick):.2f} hours to embed "
+        f"with {NAMES[quick['system']]}, {hours(tall):.2f} with {NAMES[tall['system']]}.",
     ]
 
 

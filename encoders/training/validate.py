@@ -17,7 +17,7 @@ from encoders.training.batches import Gallery, to_visual, tokenise
 LEVEL = "embedding"
 """The vectors recall is measured with: the finest."""
 
-BETAS = (0.0, *np.geomspace(0.25, 256.0, 21).tolist())
+BETAS = (0.0, *np.geomspace(0.25, 4096.0, 29).tolist())
 """Fusion weights tried; 0 is the slow side alone."""
 
 

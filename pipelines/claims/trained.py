@@ -81,8 +81,11 @@ class Trained:
         """What a model says of a gallery of a seed; without `slow`, of the vectors alone.
 
         Args:
-          size: of the gallery; None: that of models that are compared.
+          size: of the gallery; None: that of models that are compared. Where the fast side alone is asked for and the
+            bench has a gallery for that, it is that one.
         """
+        if not slow and self.bench.asked is not self.bench.draw:
+            size = self.bench.measured  # one gallery, whatever is compared on it
         key = (name, seed, size or self.bench.trained, slow)
         if key not in self._scores:
             model = self.checkpoint(name, seed)

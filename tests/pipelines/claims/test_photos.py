@@ -92,6 +92,7 @@ def vision(tmp_path_factory) -> Path:
 
 def small_bench(folder: Path, work: Path, backbones: tuple[Path, Path]) -> Bench:
     small = [f"model.vision={backbones[0]}", f"model.text={backbones[1]}", "model.image_size=64", "batch_size=6"]
+    small += ["model.max_words=16"]
     small += ["data.cached_views=2", "model.visual_width=32", "model.visual_heads=2", "precision=float32", "workers=0"]
     bench = on_photos.photo_bench(folder, features=work / "features", settings=small)
     short = {
