@@ -143,7 +143,7 @@ def draw(found: Mapping[str, Sequence[Row]]) -> str:
     base = alt.Chart().encode(
         x=alt.X("ms:Q", scale=alt.Scale(type="log", nice=False, padding=12), title="milliseconds a query (log scale)"),
         y=alt.Y("recall:Q", title="R@1, text to image, percent", scale=alt.Scale(zero=False, padding=12)),
-        color=alt.Color("system:N", title=None, sort=list(NAMES.values())),
+        color=alt.Color("system:N", title=None, sort=list(NAMES.values()), legend=alt.Legend(labelLimit=300)),
     )
     shape = alt.Shape("side:N", title=None, sort=["fast", "reranked"])
     marks = base.mark_line(strokeWidth=1.5, opacity=0.6) + base.mark_point(filled=True, size=90, opacity=1).encode(
