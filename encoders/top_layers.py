@@ -36,7 +36,8 @@ def learnt(backbone: nn.Module, top: int) -> list[str]:
 
 def shrunk(maps: torch.Tensor, cells: Sequence[int]) -> torch.Tensor:
     """Maps (B, C, H, W) averaged to fewer cells, in float32, then of their own dtype again."""
-    return functional.adaptive_avg_pool2d(maps.float(), tuple(cells)).to(maps.dtype)
+    height, width = cells
+    return functional.adaptive_avg_pool2d(maps.float(), (height, width)).to(maps.dtype)
 
 
 def before_top(backbone: nn.Module, pixels: torch.Tensor, top: int, layers: Sequence[int] = ()) -> torch.Tensor:
