@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ def milliseconds(snapshot: Any, texts: list[str], *, rerank: bool) -> float:
 
 
 def unit_costs(encoder: Any, scorer: Any, text: str) -> dict[str, float]:
-    """Milliseconds of an item's vectors and of what the slow side keeps of it, of a text's vector, and of a pair.
+    """Milliseconds of an item's vectors, and of a pair on the slow side.
 
     Pictures are noise, decoded already; items come in batches, pairs as the candidates of one text.
     """
@@ -141,8 +141,6 @@ def unit_costs(encoder: Any, scorer: Any, text: str) -> dict[str, float]:
     pictures, cache = noise(encoder, BATCH), scorer.visual_cache(noise(scorer, DEPTH))
     return {
         "item_ms": median(lambda: encoder.encode_visual(pictures)) / BATCH,
-        "cache_ms": median(lambda: scorer.visual_cache(noise(scorer, DEPTH))) / DEPTH,
-        "text_ms": median(lambda: encoder.encode_text([text])),
         "pair_ms": median(lambda: scorer.score([text] * DEPTH, cache)) / DEPTH,
     }
 
@@ -169,10 +167,10 @@ def percent(recalls: dict[int, float]) -> str:
     return " / ".join(f"{100 * value:.1f}" for value in recalls.values())
 
 
-def grid(rows: list[dict[str, Any]]) -> str:
-    """The table, Markdown."""
-    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
-    lines += [" | ".join(cell(row) for cell in COLUMNS.values()) for row in rows]
+def grid(columns: Mapping[str, Callable[[dict[str, Any]], str]], rows: Sequence[dict[str, Any]]) -> str:
+    """A table in Markdown: heading -> cell of a row."""
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    lines += [" | ".join(cell(row) for cell in columns.values()) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)
 
 
@@ -188,7 +186,7 @@ generation; a reranked query decodes and encodes its candidates. Bytes are those
 Milliseconds of an item are those of its vectors in batches of {BATCH}, of a pair those of the slow side alone.
 Models were trained on one thread of a 2-core CPU that did other things too; docs/training.md says how.
 
-{grid(rows)}
+{grid(COLUMNS, rows)}
 
 {machine}
 """

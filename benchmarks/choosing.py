@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bench_systems import grid
+
 RESULTS = Path(__file__).resolve().parent / "results"
 FILES = {"demo": "systems.json", "photos": "photos.json"}
 TITLES = {"demo": "The demo: 2,240 generated scenes and clips", "photos": "Flickr8k: 1,000 photos of the test split"}
 LOG = 100_000
 """Distinct queries of a night."""
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 NAMES = {
     "fast-slow": "Thinking Fast and Slow",
@@ -57,7 +59,7 @@ def hours(row: Row) -> float:
 
 
 def rerank_hours(row: Row) -> float:
-    """Of one machine, to score the candidates of `LOG` new queries offline, each item's visual side once."""
+    """Of one machine, to score the candidates of `LOG` new queries offline; encoding the candidates aside."""
     pairs = LOG * float(row["pairs_a_query"])
     return pairs * float(row["pair_ms"]) / 3.6e6
 
@@ -65,13 +67,6 @@ def rerank_hours(row: Row) -> float:
 def gigabytes(row: Row) -> float:
     """Of the vectors of 100 million items, as they are stored."""
     return float(row["vector_bytes_an_item"]) * 100e6 / 1e9
-
-
-def grid(rows: Sequence[Row]) -> list[str]:
-    """The table, Markdown."""
-    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
-    lines += [" | ".join(cell(row) for cell in COLUMNS.values()) for row in rows]
-    return [f"| {line} |" for line in lines]
 
 
 def best(rows: Sequence[Row], of: Callable[[Row], float]) -> Row:
@@ -166,7 +161,7 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     """
     lines = [HEAD.format(cores=next(iter(found.values()))["surroundings"]["cores"])]
     for name, one in found.items():
-        lines += [f"## {TITLES[name]}", "", *grid(one["systems"]), "", *advice(one["systems"]), ""]
+        lines += [f"## {TITLES[name]}", "", grid(COLUMNS, one["systems"]), "", *advice(one["systems"]), ""]
         lines += [", ".join(f"{key} {value}" for key, value in one["surroundings"].items()) + ".", ""]
     return "\n".join([*lines, GENERAL])
 

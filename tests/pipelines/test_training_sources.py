@@ -291,9 +291,12 @@ def test_caching_what_is_not_frozen_is_refused():
 def test_the_last_layers_of_a_backbone_learn_on_what_the_first_ones_made_once(maps, tiny_model, tmp_path):
     import torch
     from safetensors.torch import load_file
+    from transformers import MobileNetV2Model
 
     from encoders.architectures.encoder import TrainedEncoder
+    from encoders.folding import fold_batch_norms
     from encoders.training.build import build
+    from pipelines.claims.targets import first_backbone
     from pipelines.training_job import run
 
     shards_config(tmp_path)
@@ -317,6 +320,11 @@ def test_the_last_layers_of_a_backbone_learn_on_what_the_first_ones_made_once(ma
         assert np.isfinite(encoder.score(["a dog"] * 2, encoder.visual_cache(pixels))).all()
     for exact, near in zip(*sides, strict=True):
         assert (exact * near).sum(1).min() > 0.95
+    before_any = MobileNetV2Model.from_pretrained(maps).eval()
+    fold_batch_norms(before_any)
+    kept = first_backbone(str(tuned)).state_dict()  # the floor of claims stands on what has not learnt
+    assert kept.keys() == before_any.state_dict().keys()
+    assert all((kept[name] == weight).all() for name, weight in before_any.state_dict().items())
     own_words = ["model.text=null", "model.fusion_heads=4"]
     built = build(shards_config(tmp_path, f"model.vision={tuned}", *own_words), ["one"]).model
     assert all((built.state_dict()[name] == after[name]).all() for name in moved)
