@@ -23,12 +23,14 @@ class Training:
       steps: of the optimizer.
       settings: laid over the config.
       initial: name of the training it begins from, or `builtin:<name>`; None: nothing, whatever the config says.
+      slow_of: name of the training whose slow side it keeps frozen: pairs are scored once for both.
     """
 
     config: str
     steps: int
     settings: tuple[str, ...] = ()
     initial: str | None = None
+    slow_of: str | None = None
 
 
 class Sides(NamedTuple):
@@ -62,6 +64,7 @@ class Bench:
       batches: size of the batch -> training, of VD5; the largest last.
       quick: claims whose trainings take minutes.
       draw: of (seed, size, how the model wants its pictures): a gallery to score all pairs of.
+      nested: of a seed, the first items of a gallery and their texts are the gallery of that size.
       asked: of (seed, size, ...): a gallery for the fast side alone, where more texts cost nothing.
       distractors: of (seed, gallery, how many at most, ...): more pictures uint8 (M, 1, H, W, 3) that no text is of.
       large: items of HV1, distractors included, at most.
@@ -95,6 +98,7 @@ class Bench:
     settings: tuple[str, ...] = ()
     validations: int = 1
     queries: int = 32
+    nested: bool = False
 
 
 LOOPITR = {

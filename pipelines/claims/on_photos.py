@@ -37,13 +37,17 @@ COMMON = (
 STREAM = ("model.text_depth=2", "model.vision_side=4")
 """Of the single streams: two layers of MiniLM, 4 x 4 regions."""
 
+CAPTIONER = "model.decoder_layers=1"
+"""Of Thinking Fast and Slow: one layer a direction."""
+
 
 def _slow(*settings: str) -> Training:
-    return Training("flickr8k-fast-slow", 400, (stage("slow"), "batch_size=96", *settings))
+    return Training("flickr8k-fast-slow", 300, (CAPTIONER, stage("slow"), "batch_size=96", *settings))
 
 
 def _fast(name: str) -> Training:
-    return Training("flickr8k-fast-slow", 200, (stage(name), "batch_size=192", "losses.candidates=4"), "fs-slow")
+    shape = (CAPTIONER, stage(name), "batch_size=96", "losses.candidates=4")
+    return Training("flickr8k-fast-slow", 100, shape, initial="fs-slow", slow_of="fs-slow")
 
 
 def _decomposed(*settings: str) -> Training:
@@ -133,6 +137,7 @@ def photo_bench(folder: Path, *, features: Path, settings: Sequence[str] = ()) -
         settings=tuple(settings),
         validations=4,
         queries=100,
+        nested=True,
     )
 
 

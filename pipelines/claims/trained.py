@@ -1,6 +1,6 @@
 """Trains what claims need, once a seed, and keeps what its models say of the pictures of a bench.
 
-Each training is a checkpoint folder, found again when the claims are run again.
+Each training is a checkpoint folder, and all pairs of a gallery are a file, found again when the claims are run again.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.claims import records
+from pipelines.claims import kept, records
 from pipelines.claims.bench import Bench, Size
 from pipelines.claims.ranks import hits, pair_recalls, ranks, recall
 from pipelines.claims.scores import Checkpoint, Scores, open_checkpoint, score_all
@@ -89,14 +89,37 @@ class Trained:
         key = (name, seed, size or self.bench.trained, slow)
         if key not in self._scores:
             model = self.checkpoint(name, seed)
-            draw = self.bench.draw if slow else self.bench.asked
-            shown = draw(seed, key[2], model.pixels)
-            sides = f"{'all pairs' if slow else 'vectors'} of {name}"
-            self.tell(f"seed {seed}: {len(shown.captions):,} texts x {len(shown.pixels):,} items, {sides}")
-            self._scores[key] = found = score_all(model, shown, slow=slow)
+            self._scores[key] = found = self._part_of_larger(key) or self._scored(model, key)
             if self.records is not None and name in self.bench.trainings:
                 records.keep(self.records / f"{name}-{seed}.json", model.record, reached(found, slow=slow))
         return self._scores[key]
+
+    def _part_of_larger(self, key: tuple[str, int, Size, bool]) -> Scores | None:
+        """The same of a gallery that was scored before and begins with this one; None where there is none."""
+        (name, seed, size, slow), whole = key, self.bench.measured
+        known = self._scores.get((name, seed, whole, slow))
+        if not (self.bench.nested and slow) or known is None or size.texts != whole.texts or size.items > whole.items:
+            return None
+        return known.among(size.items)
+
+    def _scored(self, model: Checkpoint, key: tuple[str, int, Size, bool]) -> Scores:
+        """What a model says of a gallery; all pairs are kept in `folder` too."""
+        name, seed, size, slow = key
+        shown = (self.bench.draw if slow else self.bench.asked)(seed, size, model.pixels)
+        training = self.bench.trainings.get(name)
+        teacher = None if training is None else training.slow_of
+        path = self.folder / "scores" / f"{name.replace(':', '-')}-{seed}-{size.items}x{size.texts}.npz"
+        of = kept.mark(model.encoder.fingerprint, shown)
+        found = kept.read(path, of, shown) if slow and teacher is None else None
+        if found is None:
+            sides = f"{'all pairs' if slow and teacher is None else 'vectors'} of {name}"
+            self.tell(f"seed {seed}: {len(shown.captions):,} texts x {len(shown.pixels):,} items, {sides}")
+            found = score_all(model, shown, slow=slow and teacher is None)
+            if found.pairs is not None:
+                kept.write(path, of, found)
+        if slow and teacher is not None:
+            return kept.with_slow(found, self.scores(teacher, seed, slow=True, size=size))
+        return found
 
     def fast_hits(self, name: str) -> list[np.ndarray]:
         """At rank 1, of the fast side, by seed."""

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from encoders.base import PixelSpec
-from pipelines.claims import findings, job, on_photos, photos, records
+from pipelines.claims import findings, job, kept, on_photos, photos, records
 from pipelines.claims.bench import Bench, Size
 from pipelines.claims.contests import CONTESTS
+from pipelines.claims.gallery import Gallery
 from pipelines.claims.papers import CLAIMS, SYSTEMS
+from pipelines.claims.scores import Scores, score_all
 from pipelines.claims.trained import Trained
 from schemas.errors import ConfigError, InputError, SampleError
 
@@ -78,7 +81,6 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def vision(tmp_path_factory) -> Path:
     """A small MobileNetV2 as Hugging Face saves it: 2 x 2 cells of pictures of 64 pixels."""
-    import torch
     from transformers import MobileNetV2Config, MobileNetV2Model
 
     torch.manual_seed(0)
@@ -153,9 +155,9 @@ def test_the_features_of_the_photos_are_computed_once_for_all_trainings(ran):
 
 def test_records_name_no_folder_of_this_machine(ran, folder, backbones):
     out, work, _ = ran
-    kept = records.read_all(out / "claims" / "flickr8k")
-    assert set(kept) >= {f"{name}-1" for name in ("fs-distilled", "hv-joint", "lp-distilled", "lp-base")}
-    for record in kept.values():
+    all_kept = records.read_all(out / "claims" / "flickr8k")
+    assert set(all_kept) >= {f"{name}-1" for name in ("fs-distilled", "hv-joint", "lp-distilled", "lp-base")}
+    for record in all_kept.values():
         text = json.dumps(record)
         assert not [str(one) for one in (folder, work, *backbones) if str(one) in text]
         assert record["config"]["data"]["train"] == ["flickr8k-train-*.tar"]
@@ -211,6 +213,42 @@ def test_training_opens_no_test_shard(backbones, tmp_path):
     assert (on.train("rr-join", 1) / "training.json").is_file()
 
 
+def test_all_pairs_of_a_frozen_slow_side_are_scored_once(ran, folder, backbones):
+    told: list[str] = []
+    bench = replace(small_bench(folder, ran[1], backbones), trained=Size(8, 6))
+    on = Trained(bench, ran[1], (1,), tell=told.append)
+    whole = on.scores("fs-distilled", 1, slow=True, size=bench.measured)
+    assert not [line for line in told if "all pairs" in line]  # they were kept by the run that decided FS1
+    of_teacher = score_all(
+        on.checkpoint("fs-distilled", 1), bench.draw(1, bench.measured, on.checkpoint("fs-slow", 1).pixels)
+    )
+    np.testing.assert_allclose(whole.slow, of_teacher.slow, atol=1e-3)
+    np.testing.assert_allclose(whole.fast, of_teacher.fast, atol=1e-4)
+    part = on.scores("fs-distilled", 1, slow=True)
+    assert (part.slow == whole.slow[:, :8]).all()
+    assert (part.targets == whole.targets).all()
+
+
+def test_kept_pairs_of_other_weights_or_pictures_are_not_taken(tmp_path):
+    pictures = torch.zeros(3, 1, 2, 2, 3, dtype=torch.uint8)
+    shown = Gallery(pictures, ("a dog", "a cat"), np.array([0, 2]), np.array([5, 7]))
+    vectors = np.eye(3, dtype=np.float32)
+    found = Scores(
+        {"embedding": vectors[:2]}, {"embedding": vectors}, shown.targets, vectors[:2], {"pairs": 1.5}, shown.subjects
+    )
+    path, of = tmp_path / "pairs.npz", kept.mark("weights", shown)
+    assert kept.read(path, of, shown) is None
+    kept.write(path, of, found)
+    again = kept.read(path, of, shown)
+    assert again.seconds == found.seconds
+    assert (again.slow == found.slow).all()
+    assert (again.fast == found.fast).all()
+    assert again.subjects is shown.subjects
+    others = (replace(shown, pixels=pictures + 1), replace(shown, captions=("a dog", "a car")))
+    for mark in (kept.mark("other weights", shown), *(kept.mark("weights", one) for one in others)):
+        assert kept.read(path, mark, shown) is None
+
+
 def test_a_gallery_is_all_photos_and_one_caption_each_of_some(folder):
     shown = photos.read_split(folder, "test", SPEC)
     one, again, other = (photos.draw(shown, seed, Size(12, 5)) for seed in (1, 1, 2))
@@ -219,6 +257,9 @@ def test_a_gallery_is_all_photos_and_one_caption_each_of_some(folder):
     for text, target, subject in zip(one.captions, one.targets, one.subjects, strict=True):
         assert text in shown.captions[subject]
         assert (one.pixels[target] == shown.pixels[subject]).all()
+    fewer = photos.draw(shown, 1, Size(7, 5))  # the beginning of it: `Bench.nested`
+    assert (fewer.captions, fewer.targets.tolist()) == (one.captions, one.targets.tolist())
+    assert (fewer.pixels == one.pixels[:7]).all()
     whole = shown.all_texts()
     assert len(whole.captions) == 24
     assert all(text in shown.captions[target] for text, target in zip(whole.captions, whole.targets, strict=True))
@@ -253,9 +294,9 @@ def test_targets_are_measured_kept_and_shown(ran, folder, tmp_path_factory):
     assert found["spearman"]["left_out"] == 1
     assert found["others"]["train again"]["items"] == 8
     assert found["reranked"]["r1"] <= 100
-    kept = (out / "claims" / "flickr8k" / "targets.json").read_text()
-    assert str(work) not in kept
+    written = (out / "claims" / "flickr8k" / "targets.json").read_text()
+    assert str(work) not in written
     page = (out / "claims.md").read_text()
     assert "## Targets on Flickr8k" in page
     assert "| train again | 8 | 16 |" in page
-    assert json.loads(kept)["fast"]["r1"] == pytest.approx(found["fast"]["r1"], abs=1e-4)
+    assert json.loads(written)["fast"]["r1"] == pytest.approx(found["fast"]["r1"], abs=1e-4)
