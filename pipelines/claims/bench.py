@@ -64,6 +64,7 @@ class Bench:
       batches: size of the batch -> training, of VD5; the largest last.
       quick: claims whose trainings take minutes.
       draw: of (seed, size, how the model wants its pictures): a gallery to score all pairs of.
+      squares: size where one model answers of as many texts as items (VD1, VD3); None: that of `measured`.
       nested: of a seed, the first items of a gallery and their texts are the gallery of that size.
       asked: of (seed, size, ...): a gallery for the fast side alone, where more texts cost nothing.
       distractors: of (seed, gallery, how many at most, ...): more pictures uint8 (M, 1, H, W, 3) that no text is of.
@@ -98,6 +99,7 @@ class Bench:
     settings: tuple[str, ...] = ()
     validations: int = 1
     queries: int = 32
+    squares: Size | None = None
     nested: bool = False
 
 

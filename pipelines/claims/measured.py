@@ -68,6 +68,12 @@ class Measured:
         return [self.on.scores(self.name, seed, slow=True, size=self.on.bench.measured) for seed in self.seeds]
 
     @cached_property
+    def squares(self) -> list[Scores]:
+        """All pairs of the gallery that the bench has for both ways."""
+        size = self.on.bench.squares or self.on.bench.measured
+        return [self.on.scores(self.name, seed, slow=True, size=size) for seed in self.seeds]
+
+    @cached_property
     def asked(self) -> list[Scores]:
         """Vectors alone, of as many texts as the bench has for them; none where these are those of `scores`."""
         bench = self.on.bench
@@ -113,7 +119,7 @@ class Measured:
             seeds=self.seeds,
             subjects=subjects or all_known([one.subjects for one in self.scores]),
             note=note,
-            facts=facts | {"items": self.items},
+            facts={"items": self.items} | facts,
         )
 
 
@@ -146,7 +152,7 @@ def fs5(on: Measured) -> Finding:
 
 def vd1(on: Measured) -> Finding:
     """MR of all pairs by the interaction, less that of the vectors it became."""
-    squares = [one.paired() for one in on.scores]
+    squares = [one.paired() for one in on.squares]
     count = squares[0].count
     return on.compare(
         "VD1",
@@ -156,18 +162,22 @@ def vd1(on: Measured) -> Finding:
         ("all pairs", "decomposed"),
         subjects=all_known([one.subjects for one in squares]),
         note=f"mR over {count} texts and their {count} items, both ways",
+        items=count,
     )
 
 
 def vd3(on: Measured) -> Finding:
     """Passes counted, and seconds of both ways to rank all items for all texts."""
-    texts, items = len(on.scores[0].targets), on.items
+    texts, items = len(on.squares[0].targets), on.squares[0].count
     counted = texts * items / (texts + items)
-    timed = [one.seconds["pairs"] / (one.seconds["texts"] + one.seconds["items"]) for one in on.scores]
+    timed = [one.seconds["pairs"] / (one.seconds["texts"] + one.seconds["items"]) for one in on.squares]
     ratio = float(np.median(timed))
     coco = 25_000 * 5_000 / (25_000 + 5_000)
     said = f"{counted:.0f} times by count, {ratio:.0f} times in seconds; by count {coco:,.0f} times at COCO's 5K size"
-    note = "seconds of the vectors include the convolutions over pixels, those of the pairs do not"
+    note = (
+        f"{texts:,} texts x {items:,} items; seconds of the vectors include the convolutions over pixels, those of the "
+    )
+    note += "pairs do not"
     holds = 0.5 <= ratio / counted <= 2
     return Finding("VD3", verdict(holds), said, rounded(timed), tuple(on.seeds), note=note)
 

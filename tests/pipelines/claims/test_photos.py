@@ -102,7 +102,14 @@ def small_bench(folder: Path, work: Path, backbones: tuple[Path, Path]) -> Bench
         for name, one in bench.trainings.items()
     }
     return replace(
-        bench, trainings=short, measured=Size(12, 6), trained=Size(12, 6), large=16, queries=4, validations=2
+        bench,
+        trainings=short,
+        measured=Size(12, 6),
+        trained=Size(12, 6),
+        squares=Size(6, 6),
+        large=16,
+        queries=4,
+        validations=2,
     )
 
 
