@@ -3,9 +3,19 @@
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+PAIRS = (
+    ("convolution", "normalization"),  # ResNet, MobileNet, RegNet
+    ("convolution", "batchnorm"),  # the others: EfficientNet
+    ("expand_conv", "expand_bn"),
+    ("depthwise_conv", "depthwise_norm"),
+    ("project_conv", "project_bn"),
+    ("top_conv", "top_bn"),
+)
+"""What transformers names a convolution and the batch norm after it, within one module."""
+
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Folds, for good, the pairs that transformers names `convolution` and `normalization` (ResNet, MobileNet, RegNet).
+    """Folds `PAIRS`, for good.
 
     `W' = W gamma / sqrt(var + eps)`, `b' = (b - mean) gamma / sqrt(var + eps) + beta` (Jacob et al., CVPR 2018,
     eq. 14). For inference alone; maps change in their last bits.
@@ -14,7 +24,8 @@ def fold_batch_norms(module: nn.Module) -> None:
       module: in eval mode.
     """
     for layer in module.modules():
-        convolution, norm = (getattr(layer, name, None) for name in ("convolution", "normalization"))
-        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            layer.convolution = fuse_conv_bn_eval(convolution, norm)
-            layer.normalization = nn.Identity()
+        for names in PAIRS:
+            convolution, norm = (getattr(layer, name, None) for name in names)
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(layer, names[0], fuse_conv_bn_eval(convolution, norm))
+                setattr(layer, names[1], nn.Identity())

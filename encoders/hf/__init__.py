@@ -7,4 +7,6 @@ clip     CLIPModel: images and text
 siglip   SiglipModel (SigLIP and fixed-resolution SigLIP 2), Siglip2Model (NaFlex, fed a square)
 xclip    XCLIPModel: video and text
 blip     BlipForImageTextRetrieval: pair scorer
+
+And efficientnet_lite: published weights -> EfficientNetModel, a vision backbone for trainings.
 """

@@ -3,13 +3,23 @@
 import pytest
 import torch
 from torch import nn
-from transformers import MobileNetV2Config, MobileNetV2Model, ResNetConfig, ResNetModel
+from transformers import (
+    EfficientNetConfig,
+    EfficientNetModel,
+    MobileNetV2Config,
+    MobileNetV2Model,
+    ResNetConfig,
+    ResNetModel,
+)
 
 from encoders.folding import fold_batch_norms
 from encoders.towers import FRAMES_AT_ONCE, grid_features
 
 SMALL = {
     "mobilenet": lambda: MobileNetV2Model(MobileNetV2Config(image_size=64, depth_multiplier=0.25)),
+    "efficientnet": lambda: EfficientNetModel(
+        EfficientNetConfig(image_size=64, width_coefficient=0.25, hidden_dim=320, num_block_repeats=[1] * 7)
+    ),
     "resnet": lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2])),
 }
 

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from transformers import MobileNetV2Config, MobileNetV2Model, ResNetConfig, ResNetModel
+from transformers import (
+    EfficientNetConfig,
+    EfficientNetModel,
+    MobileNetV2Config,
+    MobileNetV2Model,
+    ResNetConfig,
+    ResNetModel,
+)
 
 from encoders.top_layers import before_top, learnt, through_top
 from encoders.towers import grid_features
@@ -25,6 +32,28 @@ def test_both_parts_make_what_the_whole_makes(maps, layers, top):
         torch.testing.assert_close(through_top(maps, seen, top, layers), grid_features(maps, pixels, layers))
 
 
+@pytest.fixture(scope="module")
+def efficient() -> EfficientNetModel:
+    """Of 7 layers, which make hidden states 1 to 7."""
+    torch.manual_seed(0)
+    small = {"width_coefficient": 0.25, "hidden_dim": 320, "num_block_repeats": [1] * 7, "depthwise_padding": []}
+    return EfficientNetModel(EfficientNetConfig(image_size=64, **small)).eval()
+
+
+@pytest.mark.parametrize("layers", [(), (7,), (3, 6, 7), (7, 0, 5)])
+@pytest.mark.parametrize("top", [1, 3])
+def test_both_parts_of_an_efficientnet_make_what_the_whole_makes(efficient, layers, top):
+    pixels = torch.randn(2, 3, 64, 64)
+    seen = grid_features(efficient, pixels, layers, top)
+    with torch.no_grad():
+        torch.testing.assert_close(through_top(efficient, seen, top, layers), grid_features(efficient, pixels, layers))
+    through_top(efficient, seen, top, layers).square().mean().backward()
+    moved = {name for name, parameter in efficient.named_parameters() if parameter.grad is not None}
+    parts = tuple(f"{part}." for part in learnt(efficient, top))
+    assert moved == {name for name, _ in efficient.named_parameters() if name.startswith(parts)}
+    efficient.zero_grad(set_to_none=True)
+
+
 def test_only_the_top_has_gradients(maps):
     through_top(maps, before_top(maps, torch.randn(2, 3, 64, 64), 2, (3,)), 2, (3,)).square().mean().backward()
     moved = {name for name, parameter in maps.named_parameters() if parameter.grad is not None}
@@ -34,7 +63,7 @@ def test_only_the_top_has_gradients(maps):
 
 
 def test_what_cannot_be_split_is_named(maps):
-    with pytest.raises(ModelError, match="expected a MobileNetV2, got ResNetModel"):
+    with pytest.raises(ModelError, match="expected a MobileNetV2 or an EfficientNet, got ResNetModel"):
         learnt(ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])), 1)
     with pytest.raises(ModelError, match="expected 1 to 15 layers, got 16"):
         learnt(maps, 16)
