@@ -30,7 +30,7 @@ class Settings(Config):
     text_depth: Annotated[int, Field(ge=0)] = 0  # its first layers alone, as many; 0: all
     small_text: SmallText = SmallText()
     vision_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()  # hidden states that join the last one
-    vision_top: Annotated[int, Field(ge=0)] = 0  # last layers of it that learn while the rest is frozen; MobileNetV2, EfficientNet
+    vision_top: Annotated[int, Field(ge=0)] = 0  # last layers that learn above a frozen rest; MobileNetV2, EfficientNet
     vision_side: Annotated[int, Field(ge=0)] = 0  # cells a side its maps are averaged to; 0: as they are
     image_size: Positive = 64  # pixels a side
     resize: Literal["backbone", "squash"] = "backbone"  # "squash": the whole picture, whatever the backbone's files say

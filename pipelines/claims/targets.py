@@ -213,8 +213,8 @@ def _agreement(
 ) -> dict[str, Any]:
     """Spearman's rho with the experts' mean grades, of every side.
 
-    A slow score may say more of the caption than of the photo (a captioner's does); `slow_less_mean` is the score less
-    its mean over some photos drawn once for all.
+    A slow score may say more of the caption than of the photo (a captioner's does); in `..._less_mean` it is less its
+    mean over some photos drawn once for all, which ranks photos of a caption alike, and captions otherwise.
     """
     captions = list(dict.fromkeys(graded.captions))
     place = {text: row for row, text in enumerate(captions)}
@@ -226,7 +226,9 @@ def _agreement(
     slow = slow_of(scorer, graded.captions, graded.items[:, None], caches)[:, 0]
     drawn = np.sort(np.random.default_rng(0).permutation(len(caches))[:COMPARED])
     means = slow_of(scorer, captions, np.tile(drawn, (len(captions), 1)), caches).mean(1)
-    scored = {"fast": fast, "slow": slow, "fused": slow + beta * fast, "slow_less_mean": slow - means[rows]}
+    scored = {"fast": fast}
+    scored |= {"slow": slow, "fused": slow + beta * fast}
+    scored |= {f"{name}_less_mean": scores - means[rows] for name, scores in scored.items() if name != "fast"}
     return {
         "pairs": len(rows),
         "left_out": graded.left_out,
