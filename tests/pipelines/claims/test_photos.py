@@ -119,7 +119,7 @@ def backbones(vision, tiny_model) -> tuple[Path, Path]:
 
 
 FEW = ("FS1", "HV3", "LP1", "LP6")
-"""Claims that five trainings decide, in each way there is; the others are tried where there is time."""
+"""Claims that six trainings decide, in each way there is; the others are tried where there is time."""
 
 
 @pytest.fixture(scope="module")
