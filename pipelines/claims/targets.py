@@ -90,14 +90,16 @@ def measure(
         "candidates": CANDIDATES,
         "beta": beta,
         "beta_from": f"{min(DEV_TEXTS, len(splits['dev'].all_texts().captions)):,} captions of dev",
-        "fast": at(ranks(fast, shown.targets)),
-        "reranked": at(reranked(fast, slow, shown.targets, CANDIDATES, beta=beta)),
+        "fast": at(of_distinct(shown.captions, ranks(fast, shown.targets))),
+        "reranked": at(of_distinct(shown.captions, reranked(fast, slow, shown.targets, CANDIDATES, beta=beta))),
         "exhaustive": _exhaustive(slow_side, shown, fast, caches, texts=texts, beta=beta, seed=seed),
         "spearman": _agreement(graded, fast_side, slow_side, test, caches, beta=beta)
         | {
             "floor": spearman((floor.texts(graded.captions) * floor.pictures(seen)[graded.items]).sum(1), graded.grades)
         },
-        "floor": at(ranks(floor.texts(shown.captions) @ floor.pictures(seen).T, shown.targets)),
+        "floor": at(
+            of_distinct(shown.captions, ranks(floor.texts(shown.captions) @ floor.pictures(seen).T, shown.targets))
+        ),
         "others": {name: _elsewhere(fast_side, floor, see, pattern) for name, pattern in others.items()},
     }
     return found
@@ -176,6 +178,18 @@ def pooled(backbone: nn.Module, spec: PixelSpec, pixels: torch.Tensor) -> np.nda
             cells = grid_features(backbone, flat).float().mean(1)
             parts.append(cells.view(*some.shape[:2], -1).mean(1).numpy())
     return np.concatenate(parts)
+
+
+def of_distinct(captions: Sequence[str], rank: np.ndarray) -> np.ndarray:
+    """Ranks of distinct captions, in order: of photos with the same caption any is right, as in the evaluation stage.
+
+    Args:
+      rank: of each caption's own photo, int64 (Q,).
+    """
+    texts, place = np.unique(np.array(captions), return_inverse=True)
+    best = np.full(len(texts), np.iinfo(np.int64).max)
+    np.minimum.at(best, place, rank)
+    return best
 
 
 def at(rank: np.ndarray) -> dict[str, float]:

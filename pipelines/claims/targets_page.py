@@ -16,9 +16,9 @@ def render(found: Mapping[str, Any]) -> list[str]:
         "",
         f"Fast side: `configs/train/{found['encoder']['name']}.yaml`; slow side: "
         f"`configs/train/{found['scorer']['name']}.yaml`; {found['photos']:,} photos of test, {found['captions']:,} "
-        f"captions; beta {found['beta']:.3g}, fitted on {found['beta_from']}. The floor is a linear CCA of the pooled "
-        "features of the vision backbone, as it was before any training here, and TF-IDF of captions, fitted on train "
-        "and dev.",
+        f"captions, {found['fast']['texts']:,} of them different; beta {found['beta']:.3g}, "
+        f"fitted on {found['beta_from']}. The floor is a linear CCA of the pooled features of the vision backbone, as "
+        "it was before any training here, and TF-IDF of captions, fitted on train and dev.",
         "",
         "| | texts | R@1 | R@5 | R@10 | Spearman with experts |",
         f"|{' --- |' * 6}",
