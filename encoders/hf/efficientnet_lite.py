@@ -10,6 +10,9 @@ and an unscaled stem and head (tensorflow/tpu, efficientnet/lite). Names of weig
 
 import argparse
 import json
+import pickle
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -117,17 +120,22 @@ def model_of(weights: Weights, size: int) -> EfficientNetModel:
 
 
 def convert(weights: Path, out: Path, *, size: int) -> None:
-    """Writes config, weights and preprocessing to a folder that `from_pretrained` takes.
+    """Writes config, weights and preprocessing to a new folder that `from_pretrained` takes.
 
     Args:
       weights: a file of torch.save.
       size: pixels a side that pictures are brought to.
 
     Raises:
-      ModelError: see `model_of`.
+      ModelError: see `model_of`; the file is not there or cannot be read, or `out` is there already.
     """
-    model = model_of(torch.load(weights, map_location="cpu", weights_only=True), size)
-    model.save_pretrained(out)
+    if out.exists():
+        raise ModelError(f"{out}: is there already; remove it, or give another folder")
+    try:
+        found = torch.load(weights, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ModelError(f"{weights}: expected weights written by torch.save; {str(error).splitlines()[0]}") from error
+    model = model_of(found, size)
     pictures = {
         "image_processor_type": "EfficientNetImageProcessor",
         "size": {"height": size, "width": size},
@@ -136,7 +144,11 @@ def convert(weights: Path, out: Path, *, size: int) -> None:
         "image_mean": [127 / 255] * 3,
         "image_std": [128 / 255] * 3,
     }
-    (out / "preprocessor_config.json").write_text(json.dumps(pictures, indent=2) + "\n", encoding="utf-8")
+    partial = out.with_name(f".{out.name}.partial")  # the folder appears whole, by rename
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    (partial / "preprocessor_config.json").write_text(json.dumps(pictures, indent=2) + "\n", encoding="utf-8")
+    partial.replace(out)
 
 
 def _blocks(weights: Weights) -> list[tuple[int, int, int]]:
@@ -167,4 +179,7 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path, help="folder")
     parser.add_argument("--size", type=int, default=256, help="pixels a side, a multiple of 32")
     given = parser.parse_args()
-    convert(given.weights, given.out, size=given.size)
+    try:
+        convert(given.weights, given.out, size=given.size)
+    except ModelError as wrong:
+        sys.exit(f"efficientnet_lite: {wrong}")

@@ -240,9 +240,9 @@ def _agreement(
     slow = slow_of(scorer, graded.captions, graded.items[:, None], caches)[:, 0]
     drawn = np.sort(np.random.default_rng(0).permutation(len(caches))[:COMPARED])
     means = slow_of(scorer, captions, np.tile(drawn, (len(captions), 1)), caches).mean(1)
-    scored = {"fast": fast}
-    scored |= {"slow": slow, "fused": slow + beta * fast}
-    scored |= {f"{name}_less_mean": scores - means[rows] for name, scores in scored.items() if name != "fast"}
+    slow_scores = {"slow": slow, "fused": slow + beta * fast}
+    less_mean = {f"{name}_less_mean": scores - means[rows] for name, scores in slow_scores.items()}
+    scored = {"fast": fast, **slow_scores, **less_mean}
     return {
         "pairs": len(rows),
         "left_out": graded.left_out,

@@ -100,6 +100,7 @@ def test_the_command_writes_what_trainings_load(weights, tmp_path):
     torch.save(weights, tmp_path / "lite.pth")
     command = [sys.executable, "-m", "encoders.hf.efficientnet_lite", "lite.pth", "out", "--size", "64"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lite.pth", "out"]
     settings, loaded = load_backbone(str(tmp_path / "out"), part="vision")
     assert settings["model_type"] == "efficientnet"
     torch.testing.assert_close(loaded["encoder.top_conv.weight"], weights["_conv_head.weight"])
@@ -120,3 +121,22 @@ def test_what_is_no_efficientnet_lite_is_named(weights):
     few = {key: value for key, value in weights.items() if not key.startswith("_blocks.8.")}
     with pytest.raises(ModelError, match="expected 7 stages between 32 and 1280 channels, got 6 between 32 and 1280"):
         config_of(few, 64)
+
+
+@pytest.mark.parametrize(
+    ("weights_file", "out", "message"),
+    [
+        ("gone.pth", "new", "gone.pth: expected weights written by torch.save; "),
+        ("broken.pth", "new", "broken.pth: expected weights written by torch.save; "),
+        ("broken.pth", "there", "there: is there already; remove it, or give another folder"),
+    ],
+)
+def test_the_command_says_in_one_line_what_is_wrong(weights_file, out, message, tmp_path):
+    (tmp_path / "broken.pth").write_bytes(b"no weights")
+    (tmp_path / "there").mkdir()
+    command = [sys.executable, "-m", "encoders.hf.efficientnet_lite", weights_file, out]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"efficientnet_lite: {message}")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "new").exists()
