@@ -134,7 +134,8 @@ def convert(weights: Path, out: Path, *, size: int) -> None:
     try:
         found = torch.load(weights, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelError(f"{weights}: expected weights written by torch.save; {str(error).splitlines()[0]}") from error
+        first, _, _ = str(error).partition("\n")
+        raise ModelError(f"{weights}: expected weights written by torch.save; {first}") from error
     model = model_of(found, size)
     pictures = {
         "image_processor_type": "EfficientNetImageProcessor",

@@ -29,6 +29,7 @@ from pipelines.claims.gallery import Gallery
 from pipelines.claims.photos import SPLITS, Photos, check, read_captioned, read_split
 from pipelines.claims.ranks import ranks, recall, reranked, shortlist
 from pipelines.claims.scores import PAIRS_AT_ONCE, cache_items, encode_items, encode_texts, score_pairs
+from schemas import query_logs
 from schemas.commits import encode_json, publish_bytes
 from schemas.configs import EncoderConfig
 from schemas.errors import InputError, ModelError
@@ -181,12 +182,12 @@ def pooled(backbone: nn.Module, spec: PixelSpec, pixels: torch.Tensor) -> np.nda
 
 
 def of_distinct(captions: Sequence[str], rank: np.ndarray) -> np.ndarray:
-    """Ranks of distinct captions, in order: of photos with the same caption any is right, as in the evaluation stage.
+    """Ranks of the captions that a query log would tell apart, in order: of photos with the same one any is right.
 
     Args:
       rank: of each caption's own photo, int64 (Q,).
     """
-    texts, place = np.unique(np.array(captions), return_inverse=True)
+    texts, place = np.unique([query_logs.normalise(caption) for caption in captions], return_inverse=True)
     best = np.full(len(texts), np.iinfo(np.int64).max)
     np.minimum.at(best, place, rank)
     return best

@@ -275,7 +275,7 @@ def test_a_gallery_is_all_photos_and_one_caption_each_of_some(folder):
 
 
 def test_of_photos_with_the_same_caption_any_is_right():
-    rank = targets.of_distinct(("a dog", "a cat", "a dog", "a bird"), np.array([7, 2, 3, 1]))
+    rank = targets.of_distinct(("a dog", "a cat", "A  dog", "a bird"), np.array([7, 2, 3, 1]))
     assert rank.tolist() == [1, 2, 3]  # of "a bird", "a cat" and "a dog"
 
 
