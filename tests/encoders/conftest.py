@@ -62,3 +62,24 @@ def pictures():
 def copied(tiny_model, tmp_path) -> Callable[[str], Path]:
     """Tiny model's name -> a copy of its folder that may be changed."""
     return lambda name: Path(shutil.copytree(tiny_model(name), tmp_path / name))
+
+
+@pytest.fixture(scope="session")
+def small_backbone():
+    """An untrained convolutional backbone for 64 pixels, new at each call: "mobilenet", "efficientnet" or "resnet"."""
+    import torch
+    from transformers import AutoModel, EfficientNetConfig, MobileNetV2Config, ResNetConfig
+
+    configs = {
+        "mobilenet": MobileNetV2Config(image_size=64, depth_multiplier=0.25, finegrained_output=False),  # 16 layers
+        "efficientnet": EfficientNetConfig(  # 7 layers, which make hidden states 1 to 7
+            image_size=64, width_coefficient=0.25, hidden_dim=320, num_block_repeats=[1] * 7, depthwise_padding=[]
+        ),
+        "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2]),
+    }
+
+    def make(name: str) -> torch.nn.Module:
+        torch.manual_seed(0)
+        return AutoModel.from_config(configs[name]).eval()
+
+    return make

@@ -3,32 +3,15 @@
 import pytest
 import torch
 from torch import nn
-from transformers import (
-    EfficientNetConfig,
-    EfficientNetModel,
-    MobileNetV2Config,
-    MobileNetV2Model,
-    ResNetConfig,
-    ResNetModel,
-)
 
 from encoders.folding import fold_batch_norms
 from encoders.towers import FRAMES_AT_ONCE, grid_features
 
-SMALL = {
-    "mobilenet": lambda: MobileNetV2Model(MobileNetV2Config(image_size=64, depth_multiplier=0.25)),
-    "efficientnet": lambda: EfficientNetModel(
-        EfficientNetConfig(image_size=64, width_coefficient=0.25, hidden_dim=320, num_block_repeats=[1] * 7)
-    ),
-    "resnet": lambda: ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2])),
-}
 
-
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ["mobilenet", "efficientnet", "resnet"])
 @torch.inference_mode()
-def test_folded_maps_are_the_same_and_no_batch_norm_is_left(name):
-    torch.manual_seed(0)
-    backbone = SMALL[name]().eval()
+def test_folded_maps_are_the_same_and_no_batch_norm_is_left(name, small_backbone):
+    backbone = small_backbone(name)
     norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         for values, (low, high) in {

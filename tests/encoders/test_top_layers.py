@@ -2,14 +2,7 @@
 
 import pytest
 import torch
-from transformers import (
-    EfficientNetConfig,
-    EfficientNetModel,
-    MobileNetV2Config,
-    MobileNetV2Model,
-    ResNetConfig,
-    ResNetModel,
-)
+from torch import nn
 
 from encoders.top_layers import before_top, learnt, through_top
 from encoders.towers import grid_features
@@ -17,9 +10,8 @@ from schemas.errors import ModelError
 
 
 @pytest.fixture(scope="module")
-def maps() -> MobileNetV2Model:
-    torch.manual_seed(0)
-    return MobileNetV2Model(MobileNetV2Config(image_size=64, depth_multiplier=0.25, finegrained_output=False)).eval()
+def maps(small_backbone) -> nn.Module:
+    return small_backbone("mobilenet")
 
 
 @pytest.mark.parametrize("layers", [(), (15,), (11, 14, 15), (15, 3)])
@@ -33,11 +25,8 @@ def test_both_parts_make_what_the_whole_makes(maps, layers, top):
 
 
 @pytest.fixture(scope="module")
-def efficient() -> EfficientNetModel:
-    """Of 7 layers, which make hidden states 1 to 7."""
-    torch.manual_seed(0)
-    small = {"width_coefficient": 0.25, "hidden_dim": 320, "num_block_repeats": [1] * 7, "depthwise_padding": []}
-    return EfficientNetModel(EfficientNetConfig(image_size=64, **small)).eval()
+def efficient(small_backbone) -> nn.Module:
+    return small_backbone("efficientnet")
 
 
 @pytest.mark.parametrize("layers", [(), (7,), (3, 6, 7), (7, 0, 5)])
@@ -62,9 +51,9 @@ def test_only_the_top_has_gradients(maps):
     assert moved == {name for name, _ in maps.named_parameters() if name.startswith(parts)}
 
 
-def test_what_cannot_be_split_is_named(maps):
+def test_what_cannot_be_split_is_named(maps, small_backbone):
     with pytest.raises(ModelError, match="expected a MobileNetV2 or an EfficientNet, got ResNetModel"):
-        learnt(ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])), 1)
+        learnt(small_backbone("resnet"), 1)
     with pytest.raises(ModelError, match="expected 1 to 15 layers, got 16"):
         learnt(maps, 16)
     with pytest.raises(ModelError, match="vision_layers: expected numbers below 16"):
