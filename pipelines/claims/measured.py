@@ -174,10 +174,8 @@ def vd3(on: Measured) -> Finding:
     ratio = float(np.median(timed))
     coco = 25_000 * 5_000 / (25_000 + 5_000)
     said = f"{counted:.0f} times by count, {ratio:.0f} times in seconds; by count {coco:,.0f} times at COCO's 5K size"
-    note = (
-        f"{texts:,} texts x {items:,} items; seconds of the vectors include the convolutions over pixels, those of the "
-    )
-    note += "pairs do not"
+    size = f"{texts:,} texts x {items:,} items"
+    note = f"{size}; seconds of the vectors include the convolutions over pixels, those of the pairs do not"
     holds = 0.5 <= ratio / counted <= 2
     return Finding("VD3", verdict(holds), said, rounded(timed), tuple(on.seeds), note=note)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.claims import kept, records
 from pipelines.claims.bench import Bench, Size
+from pipelines.claims.gallery import Gallery
 from pipelines.claims.ranks import hits, pair_recalls, ranks, recall
 from pipelines.claims.scores import Checkpoint, Scores, open_checkpoint, score_all
 
@@ -103,23 +104,27 @@ class Trained:
         return known.among(size.items)
 
     def _scored(self, model: Checkpoint, key: tuple[str, int, Size, bool]) -> Scores:
-        """What a model says of a gallery; all pairs are kept in `folder` too."""
+        """What a model says of a gallery; all pairs are kept in `folder` too, and the seconds they took."""
         name, seed, size, slow = key
         shown = (self.bench.draw if slow else self.bench.asked)(seed, size, model.pixels)
         training = self.bench.trainings.get(name)
-        teacher = None if training is None else training.slow_of
+        if training is not None and training.slow_of is not None and slow:
+            vectors = self._score_all(model, shown, name, seed, slow=False)
+            return kept.with_slow(vectors, self.scores(training.slow_of, seed, slow=True, size=size))
+        if not slow:
+            return self._score_all(model, shown, name, seed, slow=False)
         path = self.folder / "scores" / f"{name.replace(':', '-')}-{seed}-{size.items}x{size.texts}.npz"
         of = kept.mark(model.encoder.fingerprint, shown)
-        found = kept.read(path, of, shown) if slow and teacher is None else None
+        found = kept.read(path, of, shown)
         if found is None:
-            sides = f"{'all pairs' if slow and teacher is None else 'vectors'} of {name}"
-            self.tell(f"seed {seed}: {len(shown.captions):,} texts x {len(shown.pixels):,} items, {sides}")
-            found = score_all(model, shown, slow=slow and teacher is None)
-            if found.pairs is not None:
-                kept.write(path, of, found)
-        if slow and teacher is not None:
-            return kept.with_slow(found, self.scores(teacher, seed, slow=True, size=size))
+            found = self._score_all(model, shown, name, seed, slow=True)
+            kept.write(path, of, found)
         return found
+
+    def _score_all(self, model: Checkpoint, shown: Gallery, name: str, seed: int, *, slow: bool) -> Scores:
+        sides = f"{'all pairs' if slow else 'vectors'} of {name}"
+        self.tell(f"seed {seed}: {len(shown.captions):,} texts x {len(shown.pixels):,} items, {sides}")
+        return score_all(model, shown, slow=slow)
 
     def fast_hits(self, name: str) -> list[np.ndarray]:
         """At rank 1, of the fast side, by seed."""

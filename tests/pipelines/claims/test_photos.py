@@ -234,6 +234,7 @@ def test_all_pairs_of_a_frozen_slow_side_are_scored_once(ran, folder, backbones)
     part = on.scores("fs-distilled", 1, slow=True)
     assert (part.slow == whole.slow[:, :8]).all()
     assert (part.targets == whole.targets).all()
+    assert not [line for line in told if "all pairs" in line]
 
 
 def test_kept_pairs_of_other_weights_or_pictures_are_not_taken(tmp_path):
