@@ -177,9 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, required=True)
     given = parser.parse_args()
-    found = {
-        name: json.loads((RESULTS / file).read_text()) for name, file in FILES.items() if (RESULTS / file).exists()
-    }
+    found = measured()
     given.write.write_text(page(found), encoding="utf-8")
     picture = draw({name: one["systems"] for name, one in found.items()})
     given.write.with_suffix(".svg").write_text(picture, encoding="utf-8")

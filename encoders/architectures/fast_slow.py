@@ -41,8 +41,8 @@ from encoders.training.gather import gather
 from schemas.architectures import FastSlowLosses
 from schemas.errors import ModelError
 
-PAIRS_AT_ONCE, LOGITS_AT_ONCE = 512, 2**26
-"""Pairs P, and numbers P * L * W, that scoring holds in memory; more pairs take turns."""
+PAIRS_AT_ONCE, LOGITS_AT_ONCE, LOGITS_IN_CACHE = 512, 2**26, 2**22
+"""Pairs P, and numbers P * L * W, that scoring holds in memory, or in a CPU's caches; more pairs take turns."""
 
 SPECIAL_TOKENS = 8
 """The most tokens a frame may have beside its square grid ([CLS], registers)."""
@@ -233,7 +233,8 @@ class Slow(nn.Module):
 
     def turns(self, pairs: torch.Tensor, words: int) -> tuple[torch.Tensor, ...]:
         """Numbers of pairs int64 (P,) with texts of so many words, as many at once as fit."""
-        return pairs.split(max(1, min(PAIRS_AT_ONCE, LOGITS_AT_ONCE // (words * len(self.word_bias)))))
+        logits = LOGITS_IN_CACHE if pairs.device.type == "cpu" else LOGITS_AT_ONCE
+        return pairs.split(max(1, min(PAIRS_AT_ONCE, logits // (words * len(self.word_bias)))))
 
     def maps(self, cache: torch.Tensor) -> dict[int, torch.Tensor]:
         """The maps (B, F * cells, C) by level, of what `cache` made."""

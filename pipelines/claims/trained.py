@@ -14,6 +14,7 @@ from pipelines.claims.bench import Bench, Size
 from pipelines.claims.gallery import Gallery
 from pipelines.claims.ranks import hits, pair_recalls, ranks, recall
 from pipelines.claims.scores import Checkpoint, Scores, open_checkpoint, score_all
+from pipelines.claims.seen import Seen
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Trained:
     seeds: Sequence[int]
     records: Path | None = None
     tell: Callable[[str], None] = field(default=lambda _: None)
+    _seen: Seen = field(default_factory=Seen)
     _there: dict[tuple[str, int], Path] = field(default_factory=dict)
     _scores: dict[tuple[str, int, Size, bool], Scores] = field(default_factory=dict)
 
@@ -42,7 +44,7 @@ class Trained:
         Raises:
           ModelError, ConfigError: it cannot be loaded.
         """
-        return open_checkpoint(str(self.train(name, seed)) if name in self.bench.trainings else name)
+        return open_checkpoint(str(self.train(name, seed)) if name in self.bench.trainings else name, self._seen)
 
     def train(self, name: str, seed: int) -> Path:
         """Trains unless it is there; returns the folder. Whether its data are still the same is looked at once."""

@@ -18,7 +18,8 @@ from pipelines.claims.bench import Bench, Size
 from pipelines.claims.contests import CONTESTS
 from pipelines.claims.gallery import Gallery
 from pipelines.claims.papers import CLAIMS, SYSTEMS
-from pipelines.claims.scores import Scores, score_all
+from pipelines.claims.scores import Scores, open_checkpoint, score_all
+from pipelines.claims.seen import Seen
 from pipelines.claims.trained import Trained
 from schemas.errors import ConfigError, InputError, SampleError
 
@@ -235,6 +236,27 @@ def test_all_pairs_of_a_frozen_slow_side_are_scored_once(ran, folder, backbones)
     assert (part.slow == whole.slow[:, :8]).all()
     assert (part.targets == whole.targets).all()
     assert not [line for line in told if "all pairs" in line]
+
+
+def test_models_of_one_backbone_look_at_a_photo_once(ran, folder, backbones):
+    bench, looked, seen = small_bench(folder, ran[1], backbones), [], Seen()
+    for name in ("lp-distilled", "fs-distilled"):  # one tower, and two
+        path = str(ran[1] / f"{name}-1")
+        model = open_checkpoint(path, Seen())
+        shown = bench.draw(1, bench.measured, model.pixels)
+        alone = score_all(model, shown)
+        model = open_checkpoint(path, seen)
+        for backbone in model.encoder.model.BACKBONES["vision"]:
+            model.encoder.model.get_submodule(backbone).register_forward_pre_hook(
+                lambda _module, _args, given: looked.append(len(given["pixel_values"])), with_kwargs=True
+            )
+        shared = score_all(model, shown)
+        for column in alone.items:
+            np.testing.assert_allclose(shared.by(column), alone.by(column), atol=1e-5)
+        np.testing.assert_allclose(shared.slow, alone.slow, atol=1e-4, rtol=1e-5)
+        assert sum(looked) == len(shown.pixels)
+    assert shared.seconds["items"] > 0
+    assert seen.credit > shared.seconds["items"] / 2  # three times found, by vectors and caches
 
 
 def test_kept_pairs_of_other_weights_or_pictures_are_not_taken(tmp_path):
