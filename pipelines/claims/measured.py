@@ -369,7 +369,7 @@ def hv5(on: Measured) -> Finding:
 def hv6(on: Measured) -> Finding:
     """Pair evaluations counted while a gallery is searched."""
     spent = []
-    for seed, one in zip(on.seeds, on.scores, strict=True):
+    for seed, one in zip(on.seeds, on.asked, strict=True):
         before = on.model(seed).scorer.pair_evaluations
         _coarse_to_fine(one.texts, one.items, _coarsest(on))
         spent.append(on.model(seed).scorer.pair_evaluations - before)

@@ -229,7 +229,8 @@ def _agreement(
     """Spearman's rho with the experts' mean grades, of every side.
 
     A slow score may say more of the caption than of the photo (a captioner's does); in `..._less_mean` it is less its
-    mean over some photos drawn once for all, which ranks photos of a caption alike, and captions otherwise.
+    mean over some photos drawn once for all, which ranks photos of a caption alike, and captions otherwise. What is
+    left of a sum over words grows with the caption's length, so `slow_less_mean_a_word` is divided by their number.
     """
     captions = list(dict.fromkeys(graded.captions))
     place = {text: row for row, text in enumerate(captions)}
@@ -243,7 +244,8 @@ def _agreement(
     means = slow_of(scorer, captions, np.tile(drawn, (len(captions), 1)), caches).mean(1)
     slow_scores = {"slow": slow, "fused": slow + beta * fast}
     less_mean = {f"{name}_less_mean": scores - means[rows] for name, scores in slow_scores.items()}
-    scored = {"fast": fast, **slow_scores, **less_mean}
+    words = np.array([len(caption.split()) for caption in graded.captions])
+    scored = {"fast": fast, **slow_scores, **less_mean, "slow_less_mean_a_word": less_mean["slow_less_mean"] / words}
     return {
         "pairs": len(rows),
         "left_out": graded.left_out,

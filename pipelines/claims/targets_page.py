@@ -34,9 +34,9 @@ def render(found: Mapping[str, Any]) -> list[str]:
         f"{whole['difference']['r10']:+.1f} points, with {whole['fewer_pairs']:.0f} times fewer pair evaluations.",
         "",
         f"Spearman: scores and the mean of three grades over {rho['pairs']:,} graded pairs ({rho['left_out']:,} are of "
-        "photos or captions that are not there). A captioner's score has in it how likely the caption is of any photo; "
-        f"less its mean over a few photos slow alone has {rho['slow_less_mean']:.2f}, slow + beta fast "
-        f"{rho['fused_less_mean']:.2f}.",
+        "photos or captions that are not there). A captioner's score has in it how likely the caption is of any photo, "
+        f"and how long it is; less its mean over a few photos slow alone has {rho['slow_less_mean']:.2f}, that a word "
+        f"{rho['slow_less_mean_a_word']:.2f}, slow + beta fast less the mean {rho['fused_less_mean']:.2f}.",
         "",
     ]
     if not found["others"]:
