@@ -126,13 +126,7 @@ class _shown:  # noqa: N801  (used like a function)
                 console.print(f"step {step}: {text}", highlight=False, soft_wrap=True)
 
         def validated(step: int, recall: Any) -> None:
-            r1, r5, r10 = recall.fast
-            console.print(
-                f"step {step}: fast R@1/5/10 {r1:.1f} {r5:.1f} {r10:.1f}, reranked R@1 {recall.reranked:.1f}, "
-                f"fused {recall.fused:.1f} at beta {recall.beta:.2f}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            console.print(f"step {step}: {recall}", highlight=False, soft_wrap=True)
 
         return Listener(logged, validated)
 

@@ -37,6 +37,14 @@ class Recall:
     fused: float
     beta: float
 
+    def __str__(self) -> str:
+        """One line."""
+        r1, r5, r10 = self.fast
+        return (
+            f"fast R@1/5/10 {r1:.1f} {r5:.1f} {r10:.1f}, reranked R@1 {self.reranked:.1f}, "
+            f"fused {self.fused:.1f} at beta {self.beta:.2f}"
+        )
+
     def as_dict(self) -> dict[str, float]:
         """Flat, for logs and files."""
         r1, r5, r10 = self.fast

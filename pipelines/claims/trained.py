@@ -67,7 +67,9 @@ class Trained:
             validation_shards=validation,
             settings=self.settings(name, seed, begin),
             device="cpu",
-            listener=Listener(),
+            listener=Listener(
+                validated=lambda step, recall: self.tell(f"{name}, seed {seed}, step {step:,}: {recall}")
+            ),
         )
         self._there[name, seed] = out
         return out
