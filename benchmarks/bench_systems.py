@@ -7,7 +7,8 @@
 
 Each is the whole job (`fastslow reindex demo --encoder demo-<name>`) under a root of its own, then 50 of its queries
 asked one at a time of the published generation, with and without reranking, after one that loads the models. With
---photos it is Flickr8k's test split instead, by those of the checkpoints `flickr8k-<name>` that are in the folder.
+--photos it is Flickr8k's test split instead, by those of the checkpoints `flickr8k-<name>` that are in the folder, and
+by the two that configs/datasets/flickr8k.yaml puts together (`mixed`).
 """
 
 import argparse
@@ -28,6 +29,9 @@ from rich.table import Table
 from benchmarks.synthetic import save, surroundings
 
 SYSTEMS = ("fast-slow", "vldeformer", "cooperative", "hivlp", "loopitr")
+MIXED = {"mixed": ("loopitr-lite", "fast-slow")}
+"""Of --photos: whose vectors, whose slow side."""
+
 QUERIES = 50
 BATCH, DEPTH, ROUNDS = 32, 20, 5
 """Items encoded at once, candidates of a query, and how often each cost is measured; the median counts."""
@@ -49,13 +53,17 @@ class Bench:
     options: tuple[str, ...] = ()
     checkpoints: Path | None = None
 
-    def encoder(self, system: str) -> str:
-        """The model of a system."""
-        return f"demo-{system}" if self.checkpoints is None else str(self.checkpoints / f"flickr8k-{system}")
+    def models(self, system: str) -> tuple[str, str]:
+        """Whose vectors and whose slow side a system has: one model, or two."""
+        if self.checkpoints is None:
+            return f"demo-{system}", f"demo-{system}"
+        fast, slow = MIXED.get(system, (system, system))
+        return str(self.checkpoints / f"flickr8k-{fast}"), str(self.checkpoints / f"flickr8k-{slow}")
 
-    def has(self, system: str) -> bool:
-        """Whether that is there."""
-        return self.checkpoints is None or Path(self.encoder(system), "training.json").is_file()
+    def lacks(self, system: str) -> list[str]:
+        """Those of its models that are not there."""
+        wanted = () if self.checkpoints is None else self.models(system)
+        return [name for name in dict.fromkeys(wanted) if not Path(name, "training.json").is_file()]
 
 
 DEMO = Bench("demo", "demo: 2,000 images and 240 clips; R@k text to image in percent")
@@ -69,13 +77,15 @@ def run(system: str, root: Path, bench: Bench = DEMO) -> dict[str, Any]:
     from schemas.manifests import IndexManifest, QueriesManifest, RankingsManifest
     from schemas.parquet import read_table
 
-    name = bench.encoder(system)
-    folder = resolve(resolve_encoder(name))
-    records = [json.loads(path.read_text()) for path in folder.glob("training*.json")]
-    command = [sys.executable, "-m", "pipelines.cli", "--quiet", "reindex", bench.dataset, "--json", "--encoder", name]
+    fast, slow = bench.models(system)
+    folders = [resolve(resolve_encoder(name)) for name in dict.fromkeys((fast, slow))]
+    trained = [[json.loads(path.read_text()) for path in sorted(folder.glob("training*.json"))] for folder in folders]
+    command = [sys.executable, "-m", "pipelines.cli", "--quiet", "reindex", bench.dataset, "--json", "--encoder", fast]
     options = list(bench.options)
-    if bench.checkpoints is not None:  # no scorer and no beta of the dataset's config: those of this checkpoint
-        options += ["--scorer", name, "--set", f"rerank.beta={records[0]['fusion_beta']}"]
+    if bench.checkpoints is not None:
+        options += ["--scorer", slow]
+        if fast == slow:  # of two, beta is that of the dataset's config
+            options += ["--set", f"rerank.beta={trained[0][0]['fusion_beta']}"]
     done = subprocess.run([*command, *options, "--root", str(root)], capture_output=True, text=True, check=True)
     summary = json.loads(done.stdout)
     layout = layout_of(bench.dataset, str(root))
@@ -101,9 +111,9 @@ def run(system: str, root: Path, bench: Bench = DEMO) -> dict[str, Any]:
         "vector_bytes_an_item": 2 * sum(snapshot.encoder.dims.values()),
         "index": f"{index.key} {index.parameters}".strip(),
         **unit_costs(snapshot.encoder, snapshot.scorer, texts[0]),
-        "parameters": records[0]["parameters"],
-        "training_minutes": sum(record["seconds"] for record in records) / 60,
-        "steps": sum(record["steps"] for record in records),
+        "parameters": sum(records[0]["parameters"] for records in trained),
+        "training_minutes": sum(record["seconds"] for records in trained for record in records) / 60,
+        "steps": sum(record["steps"] for records in trained for record in records),
         "seconds": summary["seconds"],
     }
 
@@ -195,7 +205,7 @@ Models were trained on one thread of a 2-core CPU that did other things too; doc
 def main() -> None:
     """Measures, prints a table, writes files when asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", choices=(*SYSTEMS, *MIXED), help="all, unless told")
     parser.add_argument("--photos", type=Path, help="folder of Flickr8k's shards")
     parser.add_argument("--checkpoints", type=Path, help="folder of flickr8k-<system>, of --photos")
     parser.add_argument("--json", type=Path)
@@ -203,14 +213,16 @@ def main() -> None:
     given = parser.parse_args()
     if (given.photos is None) != (given.checkpoints is None) or (given.photos and given.markdown):
         parser.error("--photos and --checkpoints go together, without --markdown")
+    if not given.photos and set(given.systems or ()) & set(MIXED):
+        parser.error(f"{', '.join(MIXED)}: expected --photos beside it")
     bench = DEMO
     if given.photos:
         shards = ("--shards", f"{given.photos}/flickr8k-test-*.tar")
         bench = Bench("flickr8k", "Flickr8k: 1,000 photos of test; R@k text to image", shards, given.checkpoints)
     rows = []
-    for system in given.systems:
-        if not bench.has(system):
-            print(f"{bench.encoder(system)}: not there, left out", file=sys.stderr)
+    for system in given.systems or (*SYSTEMS, *(MIXED if given.photos else ())):
+        if lacking := bench.lacks(system):
+            print(f"{system}: left out, for {', '.join(lacking)} is not there", file=sys.stderr)
             continue
         with tempfile.TemporaryDirectory() as folder:
             rows.append(run(system, Path(folder), bench))

@@ -27,6 +27,7 @@ NAMES = {
     "cooperative": "Retrieve Fast, Rerank Smart",
     "hivlp": "HiVLP",
     "loopitr": "LoopITR",
+    "mixed": "LoopITR's vectors, Fast and Slow's captioner",
 }
 
 HEAD = """# Which of the five
@@ -112,8 +113,9 @@ GENERAL = """## What does not depend on the models
   for every pair.
 - **Few training pairs** (thousands of captions): vectors on frozen backbones, and a captioner to rerank, which is told
   every word of every caption; matching heads want more ([training.md](training.md) says what failed).
-- **A GPU** changes the price of pairs most; on CPUs rerank fewer candidates (claims FS4, RR3, LP4: ten or sixteen are
-  nearly as good as all).
+- **A GPU** changes the price of pairs most; on CPUs rerank fewer candidates. How few depends on the vectors: those of
+  the demo, and the best on photos, bring all that the slow side would find into ten or twenty; weak ones do not (claims
+  FS4, RR3, LP4), and where the slow side is the weaker one, more candidates make it worse.
 """
 
 

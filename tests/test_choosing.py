@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import choosing
+from benchmarks import bench_systems, choosing
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -52,3 +52,17 @@ def test_the_page_has_a_table_for_each_data_set_and_the_picture_every_system(nam
     assert [choosing.TITLES[name] in text for name in choosing.FILES] == [name in names for name in choosing.FILES]
     picture = choosing.draw({name: ROWS for name in names})
     assert all(choosing.NAMES[one["system"]] in picture for one in ROWS)
+
+
+def test_on_photos_the_last_system_is_one_model_s_vectors_and_another_s_slow_side(tmp_path):
+    bench = bench_systems.Bench("flickr8k", "", checkpoints=tmp_path)
+    lite, captioner = str(tmp_path / "flickr8k-loopitr-lite"), str(tmp_path / "flickr8k-fast-slow")
+    assert bench.models("mixed") == (lite, captioner)
+    assert bench.lacks("mixed") == [lite, captioner]
+    assert bench.models("fast-slow") == (captioner, captioner)
+    Path(captioner).mkdir()
+    Path(captioner, "training.json").write_text("{}")
+    assert (bench.lacks("mixed"), bench.lacks("fast-slow")) == ([lite], [])
+    assert bench_systems.DEMO.models("hivlp") == ("demo-hivlp", "demo-hivlp")
+    assert bench_systems.DEMO.lacks("hivlp") == []
+    assert set(choosing.NAMES) == {*bench_systems.SYSTEMS, *bench_systems.MIXED}

@@ -37,11 +37,11 @@ COMMON = (
 STREAM = ("model.text_depth=2", "optimizer.warmup_steps=30")
 """Of the single streams: two layers of MiniLM; short, so soon in large steps."""
 
-PAIRS = (*STREAM, "model.vision_side=2", "optimizer.lr=5e-4", "losses.masked_words=1.0")
+PAIRS = (*STREAM, "model.vision_side=2", "model.temperature=0.02", "optimizer.lr=5e-4", "losses.masked_words=1.0")
 """Of VLDeformer's first stage: 2 x 2 regions. Without masked words matching stays at chance for hundreds of steps."""
 
-VECTORS = (*STREAM, "model.vision_side=2", "optimizer.lr=3e-4")
-"""Of its second."""
+VECTORS = (*PAIRS, "optimizer.lr=3e-4", "losses.masked_words=0.5", "batch_size=128")
+"""Of its second, where batches are compared (VD5)."""
 
 CAPTIONER = "model.decoder_layers=1"
 """Of Thinking Fast and Slow: one layer a direction."""

@@ -20,7 +20,10 @@ def config(published_world):
     rankings = {"root": layout.root, "dataset": layout.dataset, "hard_share": 0.5}
     small = ["batch_size=12", "model.vision=null", "model.text=null", "model.image_size=32", "model.grid=2"]
     return read_config(
-        "flickr8k-loopitr", shards=shards, validation_shards=shards, settings=[*small, f"data.rankings={rankings}"]
+        "flickr8k-loopitr-finetune",
+        shards=shards,
+        validation_shards=shards,
+        settings=[*small, f"data.rankings={rankings}"],
     )
 
 

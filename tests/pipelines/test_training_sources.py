@@ -105,7 +105,7 @@ def shard(path, count: int) -> str:
 def shards_config(tmp_path, *settings: str) -> TrainConfig:
     train, held = shard(tmp_path / "train.tar", 7), shard(tmp_path / "held.tar", 3)
     small = ["batch_size=3", "model.vision=null", "model.image_size=32", *settings]
-    return read_config("flickr8k-loopitr", shards=[train], validation_shards=[held], settings=small)
+    return read_config("flickr8k-loopitr-finetune", shards=[train], validation_shards=[held], settings=small)
 
 
 def test_shards_become_batches_without_a_picture_twice(tmp_path):
@@ -134,7 +134,7 @@ def test_no_shards_or_too_few_pictures_is_one_clear_error(tmp_path):
     with pytest.raises(InputError, match="expected 50 images or more, got 7"):
         ShardSource(config, spec=pixel_spec(config.model))
     with pytest.raises(InputError, match="expected shards to train on"):
-        run("flickr8k-loopitr", out=str(tmp_path / "out"))
+        run("flickr8k-loopitr-finetune", out=str(tmp_path / "out"))
 
 
 @pytest.fixture
@@ -237,7 +237,12 @@ def test_cached_features_train_like_the_frozen_backbone_they_came_from(backbone,
     shards = [str(tmp_path / "train.tar")], [str(tmp_path / "held.tar")]
     small = ["model.image_size=32", "validation.every=2", *settings]
     record = run(
-        "flickr8k-loopitr", out=str(out), shards=shards[0], validation_shards=shards[1], settings=small, device="cpu"
+        "flickr8k-loopitr-finetune",
+        out=str(out),
+        shards=shards[0],
+        validation_shards=shards[1],
+        settings=small,
+        device="cpu",
     )
     assert record["steps"] == 2
     assert (out / "model.safetensors").is_file()
@@ -285,7 +290,7 @@ def maps(tmp_path) -> Path:
 
 def test_caching_what_is_not_frozen_is_refused():
     with pytest.raises(ConfigError, match="vision_lr_factor 0"):
-        read_config("flickr8k-loopitr", shards=[], validation_shards=[], settings=["data.cached_views=1"])
+        read_config("flickr8k-loopitr-finetune", shards=[], validation_shards=[], settings=["data.cached_views=1"])
 
 
 def test_the_last_layers_of_a_backbone_learn_on_what_the_first_ones_made_once(maps, tiny_model, tmp_path):
