@@ -34,6 +34,7 @@ HEAD = """# Which of the five
 
 Made by `python -m benchmarks.choosing --write docs/choosing.md` from `benchmarks/results/`; do not edit. The models
 are ours, small, and run on {cores} CPU cores: compare the systems with each other, not with what large models reach.
+A reranked query decodes and encodes its candidates; a nightly rerank of a log has them encoded once.
 What the papers claim, and whether it holds here, is in [claims.md](claims.md).
 
 ![R@1 against what a query costs](choosing.svg)
@@ -76,21 +77,28 @@ def best(rows: Sequence[Row], of: Callable[[Row], float]) -> Row:
 
 
 def advice(rows: Sequence[Row]) -> list[str]:
-    """What the table says, in words; every name and number is looked up in it."""
+    """What the table says, in words; every name and number is looked up in it.
+
+    Raises:
+      ValueError: reranking gains with none of the systems.
+    """
     fast = best(rows, lambda row: row["fast"]["1"])
     slow = best(rows, lambda row: row["reranked"]["1"])
     small = best(rows, lambda row: -row["vector_bytes_an_item"])
     wide = best(rows, lambda row: row["vector_bytes_an_item"])
-    cheap = best(rows, lambda row: -row["pair_ms"])
-    dear = best(rows, lambda row: row["pair_ms"])
+    gaining = [row for row in rows if row["gain"]["low"] > 0]
+    cheap = best(gaining, lambda row: -row["pair_ms"])
+    dear = best(gaining, lambda row: row["pair_ms"])
+    idle = [NAMES[row["system"]] for row in rows if row not in gaining]
     quick = best(rows, lambda row: -row["item_ms"])
     tall = best(rows, lambda row: row["item_ms"])
     return [
         f"- **No time to rerank** (a large log every night, or answers in a few milliseconds): {NAMES[fast['system']]} "
         f"has the best vectors, R@1 {100 * fast['fast']['1']:.1f}.",
         f"- **Rerank, and quality counts most**: {NAMES[slow['system']]}, R@1 {100 * slow['reranked']['1']:.1f} after "
-        f"{slow['pairs_a_query']:.0f} candidates ({100 * slow['fast']['1']:.1f} before).",
-        f"- **A large log**: a pair costs {cheap['pair_ms']:.2f} ms with {NAMES[cheap['system']]}, "
+        f"{slow['pairs_a_query']:.0f} candidates ({100 * slow['fast']['1']:.1f} before)."
+        + (f" Nothing is surely gained by the slow side of {'; '.join(idle)}." if idle else ""),
+        f"- **A large log**: of those that gain, a pair costs {cheap['pair_ms']:.2f} ms with {NAMES[cheap['system']]}, "
         f"{dear['pair_ms']:.2f} ms with {NAMES[dear['system']]}: {rerank_hours(cheap):.2f} against "
         f"{rerank_hours(dear):.2f} hours for {LOG:,} new queries; what an earlier night scored is not scored again.",
         f"- **A large corpus**: vectors take {small['vector_bytes_an_item']:,} bytes an item with "
