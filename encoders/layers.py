@@ -209,6 +209,12 @@ def in_float32(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
         return functional.linear(x.float(), linear.weight.float(), None if linear.bias is None else linear.bias.float())
 
 
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules of one shape compute the same: equal parameters and buffers."""
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
 class Temperature(nn.Module):
     """A learnt temperature, kept in 0.001..0.5 (ALBEF)."""
 

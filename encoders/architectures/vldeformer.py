@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 from encoders.architectures.base import Objective, RetrievalModel, Stage
-from encoders.layers import in_float32, masked_mean
+from encoders.layers import in_float32, masked_mean, same_weights
 from encoders.losses import (
     IGNORED,
     bag_of_words,
@@ -177,10 +177,13 @@ class VLDeformerModel(RetrievalModel):
         return {"embedding": self.pool(*self.twin(self.twin.words(ids), mask))}
 
     def visual_vectors(self, visual: torch.Tensor) -> dict[str, torch.Tensor]:
-        """See RetrievalModel."""
-        tagger = self.interaction.tagger
-        logits = tagger(self.interaction.stream.regions(visual)) if tagger is not None else None
-        return {"embedding": self.picture_vectors(visual, logits)}
+        """See RetrievalModel; a backbone that both stages have, for it was frozen, looks once."""
+        tagger, stream = self.interaction.tagger, self.interaction.stream
+        if tagger is None:
+            return {"embedding": self.picture_vectors(visual, None)}
+        if visual.ndim == 5 and not self.training and same_weights(stream.vision, self.twin.vision):
+            visual = stream.features(visual.flatten(0, 1)).unflatten(0, visual.shape[:2])
+        return {"embedding": self.picture_vectors(visual, tagger(stream.regions(visual)))}
 
     def picture_vectors(self, visual: torch.Tensor, tag_logits: torch.Tensor | None) -> torch.Tensor:
         """Unit vectors (B, D) of pictures whose tags have been guessed: logits (B, vocabulary)."""

@@ -391,3 +391,21 @@ def test_any_hugging_face_tower_fits_in_both_networks_and_its_cached_features_ar
     again = VLDeformerModel.from_pretrained(tmp_path / "whole")
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_backbone_that_both_stages_have_looks_once_at_a_picture(shared, tower):
+    found = tower("mobilenet")
+    model = made(vision=str(found.folder), image_size=found.size)[0].model.eval()
+    if not shared:
+        with torch.no_grad():
+            next(model.twin.vision.parameters()).mul_(1.5)
+    looks = []
+    for stream in (model.interaction.stream, model.twin):
+        stream.vision.register_forward_hook(lambda *_: looks.append(1))
+    picture = torch.randn(3, 1, 3, found.size, found.size)
+    with torch.inference_mode():
+        vectors = model.visual_vectors(picture)["embedding"]
+        assert len(looks) == (1 if shared else 2)
+        apart = model.picture_vectors(picture, model.interaction.tagger(model.interaction.stream.regions(picture)))
+    torch.testing.assert_close(vectors, apart, rtol=0, atol=0)
