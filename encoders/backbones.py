@@ -44,7 +44,10 @@ def load_backbone(path: str, *, part: str, depth: int = 0) -> tuple[dict[str, An
         inner = getattr(config, f"{part}_config", None)
         whole = AutoModel.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{part} backbone {path}: {error}") from error
+        raise ModelError(
+            f"{part} backbone {path}: expected a folder that is there, or the id of a model on the hub "
+            f"(--set model.{part}=...): {error}"
+        ) from error
     tower = getattr(whole, f"{part}_model", whole) if inner is not None else whole
     settings = (inner or config).to_diff_dict()
     settings = {key: value for key, value in settings.items() if key not in ("dtype", "architectures", "_name_or_path")}
