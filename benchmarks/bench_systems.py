@@ -8,7 +8,8 @@
 Each is the whole job (`fastslow reindex demo --encoder demo-<name>`) under a root of its own, then 50 of its queries
 asked one at a time of the published generation, with and without reranking, after one that loads the models. With
 --photos it is Flickr8k's test split instead, by those of the checkpoints `flickr8k-<name>` that are in the folder, and
-by the two that configs/datasets/flickr8k.yaml puts together (`mixed`).
+by the two that configs/datasets/flickr8k.yaml puts together (`mixed`). With --systems, a file of --json keeps its rows
+of the others; its surroundings are those of the last run. It is written after each system.
 """
 
 import argparse
@@ -80,12 +81,13 @@ def run(system: str, root: Path, bench: Bench = DEMO) -> dict[str, Any]:
     fast, slow = bench.models(system)
     folders = [resolve(resolve_encoder(name)) for name in dict.fromkeys((fast, slow))]
     trained = [[json.loads(path.read_text()) for path in sorted(folder.glob("training*.json"))] for folder in folders]
+    last = [json.loads((folder / "training.json").read_text()) for folder in folders]  # of several trainings
     command = [sys.executable, "-m", "pipelines.cli", "--quiet", "reindex", bench.dataset, "--json", "--encoder", fast]
     options = list(bench.options)
     if bench.checkpoints is not None:
         options += ["--scorer", slow]
         if fast == slow:  # of two, beta is that of the dataset's config
-            options += ["--set", f"rerank.beta={trained[0][0]['fusion_beta']}"]
+            options += ["--set", f"rerank.beta={last[0]['fusion_beta']}"]
     done = subprocess.run([*command, *options, "--root", str(root)], capture_output=True, text=True, check=True)
     summary = json.loads(done.stdout)
     layout = layout_of(bench.dataset, str(root))
@@ -111,7 +113,7 @@ def run(system: str, root: Path, bench: Bench = DEMO) -> dict[str, Any]:
         "vector_bytes_an_item": 2 * sum(snapshot.encoder.dims.values()),
         "index": f"{index.key} {index.parameters}".strip(),
         **unit_costs(snapshot.encoder, snapshot.scorer, texts[0]),
-        "parameters": sum(records[0]["parameters"] for records in trained),
+        "parameters": sum(record["parameters"] for record in last),
         "training_minutes": sum(record["seconds"] for records in trained for record in records) / 60,
         "steps": sum(record["steps"] for records in trained for record in records),
         "seconds": summary["seconds"],
@@ -202,6 +204,18 @@ Models were trained on one thread of a 2-core CPU that did other things too; doc
 """
 
 
+def kept(path: Path | None) -> dict[str, dict[str, Any]]:
+    """The rows that a file has, by system; none where there is no file."""
+    if path is None or not path.is_file():
+        return {}
+    return {row["system"]: row for row in json.loads(path.read_text(encoding="utf-8"))["systems"]}
+
+
+def in_order(rows: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """As the systems are named above, whichever were run first."""
+    return [rows[system] for system in (*SYSTEMS, *MIXED) if system in rows]
+
+
 def main() -> None:
     """Measures, prints a table, writes files when asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -219,23 +233,22 @@ def main() -> None:
     if given.photos:
         shards = ("--shards", f"{given.photos}/flickr8k-test-*.tar")
         bench = Bench("flickr8k", "Flickr8k: 1,000 photos of test; R@k text to image", shards, given.checkpoints)
-    rows = []
+    rows = kept(given.json) if given.systems else {}
     for system in given.systems or (*SYSTEMS, *(MIXED if given.photos else ())):
         if lacking := bench.lacks(system):
             print(f"{system}: left out, for {', '.join(lacking)} is not there", file=sys.stderr)
             continue
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(run(system, Path(folder), bench))
+            rows[system] = run(system, Path(folder), bench)
+        save({"systems": in_order(rows), "surroundings": surroundings()}, given.json)
     table = Table(title=bench.title)
     for heading in COLUMNS:
         table.add_column(heading, justify="left" if heading == "system" else "right")
-    for row in rows:
+    for row in in_order(rows):
         table.add_row(*(cell(row) for cell in COLUMNS.values()))
     Console(width=160).print(table)
-    around = surroundings()
-    save({"systems": rows, "surroundings": around}, given.json)
     if given.markdown:
-        given.markdown.write_text(markdown(rows, around))
+        given.markdown.write_text(markdown(in_order(rows), surroundings()))
 
 
 if __name__ == "__main__":
