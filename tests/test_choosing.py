@@ -41,9 +41,26 @@ def test_what_is_advised_is_what_the_rows_say():
     assert "VLDeformer has the best vectors, R@1 70.0" in rerank_not
     assert "Thinking Fast and Slow, R@1 90.0 after 20 candidates (50.0 before)" in rerank
     assert "Nothing is surely gained by the slow side of VLDeformer." in rerank
+    assert "of those that gain, a pair" in log
     assert "0.50 ms with LoopITR, 0.90 ms with Thinking Fast and Slow: 0.28 against 0.50 hours for 100,000 new" in log
     assert "64 bytes an item with LoopITR (6 GB for 100 million), 256 with VLDeformer (26 GB)" in corpus
     assert "0.50 hours to embed with Thinking Fast and Slow, 1.00 with VLDeformer" in change
+
+
+def test_where_no_slow_side_gains_the_advice_says_so_and_compares_all():
+    _, rerank, log, *_ = choosing.advice([{**row, "gain": {"low": -0.1}} for row in ROWS])
+    assert "Nothing is surely gained by the slow side of LoopITR; VLDeformer; Thinking Fast and Slow." in rerank
+    assert "log**: a pair costs 0.50 ms with LoopITR, 1.80 ms with VLDeformer" in log
+
+
+def test_a_system_measured_again_replaces_its_row_and_no_other(tmp_path):
+    path = tmp_path / "photos.json"
+    assert bench_systems.kept(path) == {}
+    bench_systems.save({"systems": ROWS, "surroundings": {}}, path)
+    rows = bench_systems.kept(path) | {"vldeformer": row("vldeformer", 0.1, 0.2, vector=1, item=1.0, pair=1.0)}
+    again = bench_systems.in_order(rows)
+    assert [one["system"] for one in again] == ["fast-slow", "vldeformer", "loopitr"]
+    assert [one["fast"]["1"] for one in again] == [0.5, 0.1, 0.4]
 
 
 @pytest.mark.parametrize("names", [("demo",), ("demo", "photos")])

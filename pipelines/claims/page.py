@@ -56,7 +56,8 @@ def _bench(name: str, one: Made) -> str:
     """A line of the head: what was measured on, how many claims hold there, and where it was made."""
     every = [one.findings.get(claim) or not_tested(claim, "") for claim in CLAIMS]
     holds, fails = (sum(found.verdict == verdict for found in every) for verdict in ("holds", "does not hold"))
-    counts = f"{holds} of {len(every)} hold, {fails} do not, {len(every) - holds - fails} are not tested"
+    rest = len(every) - holds - fails
+    counts = f"{holds} of {len(every)} hold, {fails} do not, {rest} {'is' if rest == 1 else 'are'} not tested"
     on = f" on {one.made['galleries']}, unless a row says else;" if one.made.get("galleries") else ""
     made = ", ".join(f"{key} {value}" for key, value in one.made.get("machine", {}).items())
     quick = "; with `--quick`" if one.made.get("quick") else ""
