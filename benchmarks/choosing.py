@@ -87,6 +87,7 @@ def advice(rows: Sequence[Row]) -> list[str]:
     cheap = best(scoring, lambda row: -row["pair_ms"])
     dear = best(scoring, lambda row: row["pair_ms"])
     idle = [NAMES[row["system"]] for row in rows if row not in gaining]
+    of = "of those that gain, " if idle and gaining else ""
     quick = best(rows, lambda row: -row["item_ms"])
     tall = best(rows, lambda row: row["item_ms"])
     return [
@@ -95,7 +96,7 @@ def advice(rows: Sequence[Row]) -> list[str]:
         f"- **Rerank, and quality counts most**: {NAMES[slow['system']]}, R@1 {100 * slow['reranked']['1']:.1f} after "
         f"{slow['pairs_a_query']:.0f} candidates ({100 * slow['fast']['1']:.1f} before)."
         + (f" Nothing is surely gained by the slow side of {'; '.join(idle)}." if idle else ""),
-        f"- **A large log**: {'of those that gain, ' if idle and gaining else ''}a pair costs {cheap['pair_ms']:.2f} ms with {NAMES[cheap['system']]}, "
+        f"- **A large log**: {of}a pair costs {cheap['pair_ms']:.2f} ms with {NAMES[cheap['system']]}, "
         f"{dear['pair_ms']:.2f} ms with {NAMES[dear['system']]}: {rerank_hours(cheap):.2f} against "
         f"{rerank_hours(dear):.2f} hours for {LOG:,} new queries; what an earlier night scored is not scored again.",
         f"- **A large corpus**: vectors take {small['vector_bytes_an_item']:,} bytes an item with "
